@@ -1,0 +1,231 @@
+#!/usr/bin/python
+# Copyright (c) 2026 citus_ha contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write all files of one node in one module execution."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: node_files
+short_description: Write all configuration files of a node at once
+version_added: 0.1.0
+description:
+  - Writes a list of files with owner, group and mode, each atomically, and tells which of them changed.
+  - One execution for all files of a node instead of several for each file. The number of module
+    executions is what the time of a deployment consists of.
+author: citus_ha contributors (@citus-ha)
+extends_documentation_fragment:
+  - citus_ha.cluster.attributes
+options:
+  root:
+    description:
+      - Folder that stands for C(/) of the node. For a container, the folder on the Docker machine that
+        is mounted into it; empty where the node is the machine.
+    type: str
+    default: ""
+  owner:
+    description: Numeric user id or user name that owns files and folders.
+    type: str
+    required: true
+  group:
+    description: Numeric group id or group name of files and folders.
+    type: str
+    required: true
+  files:
+    description: The files. Missing parent folders are made with mode 0750.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      path:
+        description: Absolute path on the node.
+        type: str
+        required: true
+      content:
+        description: The whole content.
+        type: str
+        required: true
+      mode:
+        description: Octal file mode.
+        type: str
+        default: "0640"
+      secret:
+        description: Keep the content out of the diff.
+        type: bool
+        default: false
+"""
+
+EXAMPLES = r"""
+- name: Write HAProxy's configuration
+  citus_ha.cluster.node_files:
+    owner: haproxy
+    group: haproxy
+    files:
+      - path: /etc/citus_ha/haproxy/haproxy.cfg
+        content: "{{ lookup('ansible.builtin.template', 'haproxy.cfg.j2') }}"
+      - path: /etc/citus_ha/tls/node.key
+        content: "{{ lookup('ansible.builtin.file', 'node.key') }}"
+        mode: "0600"
+        secret: true
+  register: written
+"""
+
+RETURN = r"""
+changed_files:
+  description: Paths on the node whose content, owner or mode changed (in check mode, would change).
+  type: list
+  elements: str
+  returned: success
+  sample: [/etc/citus_ha/haproxy/haproxy.cfg]
+"""
+
+import difflib
+import grp
+import os
+import pwd
+import stat
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import CitusHaError, InvalidInput
+from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What is on the disk, or should be: content (None: no such file), mode, numeric owner and group."""
+
+    content: str | None
+    mode: int
+    uid: int
+    gid: int
+
+
+ABSENT = FileState(None, 0, -1, -1)
+
+
+def observe(path: str) -> FileState:
+    """State of one file; a file that is not valid UTF-8 counts as having other content."""
+    try:
+        status = os.stat(path)
+        with open(path, encoding="utf-8", errors="replace") as file:
+            content = file.read()
+    except FileNotFoundError:
+        return ABSENT
+    return FileState(content, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+
+
+def difference(path: str, before: FileState, after: FileState, secret: bool) -> str:
+    """Unified diff of a file with its mode and owner; a secret's content is never part of it."""
+
+    def lines(state: FileState) -> list[str]:
+        if state.content is None:
+            return []
+        head = f"# mode {state.mode:04o}, owner {state.uid}:{state.gid}"
+        return [head, *(["(secret content)"] if secret else state.content.splitlines())]
+
+    text = "\n".join(difflib.unified_diff(lines(before), lines(after), f"before: {path}", f"after: {path}", lineterm=""))
+    if secret and before.content != after.content:
+        text += ("\n" if text else "") + f"{path}: the secret content differs"
+    return text
+
+
+def write(path: str, state: FileState) -> None:
+    """Replace the file atomically; readers see the old or the new content, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".citus_ha.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(state.content or "")
+            file.flush()
+            os.fchmod(file.fileno(), state.mode)
+            os.fchown(file.fileno(), state.uid, state.gid)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+def make_folders(folder: str, root: str, uid: int, gid: int) -> None:
+    """Make the missing folders down to ``folder``; only those that are made get the owner."""
+    missing = []
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for path in reversed(missing):
+        os.mkdir(path, 0o750)
+        if path.startswith(root):
+            os.chown(path, uid, gid)
+
+
+def number(name: str, look_up: Any, kind: str) -> int:
+    """Numeric id of a user or group given by name or number."""
+    if name.isdigit():
+        return int(name)
+    try:
+        return int(look_up(name)[2])
+    except KeyError as error:
+        raise InvalidInput(f"{kind}: there is no {kind} '{name}' on this machine.", "Create it or give its number.") from error
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Compare, and unless in check mode write."""
+    params = module.params
+    uid = number(params["owner"], pwd.getpwnam, "owner")
+    gid = number(params["group"], grp.getgrnam, "group")
+    changed, differences = [], []
+    for file in params["files"]:
+        path = params["root"] + file["path"]
+        desired = FileState(file["content"], int(file["mode"], 8), uid, gid)
+        before = observe(path)
+        if before == desired:
+            continue
+        changed.append(file["path"])
+        differences.append(difference(file["path"], before, desired, file["secret"]))
+        if not module.check_mode:
+            try:
+                make_folders(os.path.dirname(path), params["root"], uid, gid)
+                write(path, desired)
+            except OSError as error:
+                raise CitusHaError(
+                    f"Could not write {path}: {error.strerror}.", "Check free space and rights on that folder."
+                ) from error
+    return {
+        "changed": bool(changed),
+        "changed_files": changed,
+        "diff": [{"prepared": text + "\n"} for text in differences],
+    }
+
+
+def main() -> None:
+    """Entry point."""
+    run(
+        AnsibleModule(
+            argument_spec={
+                "root": {"type": "str", "default": ""},
+                "owner": {"type": "str", "required": True},
+                "group": {"type": "str", "required": True},
+                "files": {
+                    "type": "list",
+                    "elements": "dict",
+                    "required": True,
+                    "options": {
+                        "path": {"type": "str", "required": True},
+                        "content": {"type": "str", "required": True, "no_log": True},
+                        "mode": {"type": "str", "default": "0640"},
+                        "secret": {"type": "bool", "default": False},
+                    },
+                },
+            },
+            supports_check_mode=True,
+        ),
+        work,
+        needs_psycopg2=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Installs Citus into the node image: install_citus.sh SOURCE PACKAGE POSTGRESQL_VERSION
+#   SOURCE   repository  the Citus community repository
+#            files       *.deb beside this script
+#            standin     an SQL extension beside this script (laboratory only)
+set -eu
+source=$1 package=$2 postgresql_version=$3
+here=$(dirname "$0")
+. /etc/os-release
+
+case "$source" in
+repository)
+    key=/usr/share/keyrings/citusdata_community.gpg
+    apt-get update
+    apt-get install --yes --no-install-recommends gnupg
+    curl --fail --silent --show-error "https://repos.citusdata.com/community/gpgkey" | gpg --dearmor --output "$key"
+    echo "deb [signed-by=$key] https://repos.citusdata.com/community/$ID/ $VERSION_CODENAME main" \
+        > /etc/apt/sources.list.d/citusdata_community.list
+    apt-get update
+    apt-get install --yes --no-install-recommends "$package"
+    ;;
+files)
+    apt-get update
+    apt-get install --yes --no-install-recommends "$here"/*.deb
+    ;;
+standin)
+    sh "$here/install.sh" "$postgresql_version"
+    ;;
+*)
+    echo "citus_package_source is '$source': it must be repository, files or standin" >&2
+    exit 2
+    ;;
+esac
+rm -rf /var/lib/apt/lists/* /var/log/*
