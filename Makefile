@@ -1,0 +1,115 @@
+# The front door: `make` lists what there is. Everything here is a thin name for a command that works without make.
+
+INVENTORY ?= inventories/docker
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# molecule, ansible-lint and pytest call the other tools by name
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHON
+playbook = $(BIN)/ansible-playbook -i $(INVENTORY) playbooks/$(1).yml $(ARGS)
+secrets = $(firstword $(wildcard $(INVENTORY)/.secrets) $(dir $(INVENTORY)).secrets)
+# The order in which they run: the quick ones first
+suites = $(wildcard tests/unit tests/standin tests/integration tests/e2e)
+
+##@ Start
+.PHONY: help setup venv demo
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nVariables: INVENTORY=%s  ARGS="--check --diff --limit ..."\n' '$(INVENTORY)'
+
+setup: ## Install what is missing: Python packages, the collection by its name, Docker
+	@scripts/bootstrap.sh
+
+venv: ## The Python part of setup alone: enough to manage other machines
+	@scripts/bootstrap.sh venv
+
+demo: setup ## Bring up the default Docker inventory, run the example, print where to connect
+	@$(call playbook,site)
+	@$(call playbook,example)
+	@$(call playbook,status)
+	@$(call playbook,connection_info)
+
+##@ Cluster (INVENTORY=...)
+.PHONY: site example status verify psql dsn logs dump rebalance reinit down up destroy
+site: venv ## Make the cluster what the inventory says; may be run again at any time
+	@$(call playbook,site)
+
+example: venv ## Distribute the table events, fill it, query it, as the application role
+	@$(call playbook,example)
+
+status: venv ## Nodes with role and state, shards per worker, replication and its lag
+	@$(call playbook,status)
+
+verify: venv ## Check the health of everything; fails when something is wrong
+	@$(call playbook,verify)
+
+psql: ## SQL prompt as the application role, through PgBouncer
+	@scripts/psql.sh $(INVENTORY)
+
+dsn: ## Print the URI of the application role, through PgBouncer, and nothing else
+	@scripts/dsn.sh $(INVENTORY)
+
+logs: venv ## Last log lines of a node: NODE=worker1-1
+	@$(if $(NODE),,$(error which node? make logs NODE=worker1-1))
+	@$(call playbook,logs) -e node=$(NODE)
+
+dump: venv ## pg_dump to a file here, of the coordinator or of one node: NODE=worker1-1
+	@$(call playbook,dump) $(if $(NODE),-e node=$(NODE))
+
+rebalance: venv ## Spread the shards evenly over the worker groups
+	@$(call playbook,rebalance)
+
+reinit: venv ## Build a broken standby anew from its primary: NODE=worker1-2
+	@$(if $(NODE),,$(error which standby? make reinit NODE=worker1-2))
+	@$(call playbook,reinit) -e node=$(NODE)
+
+down: venv ## Stop the nodes; the data stays
+	@$(call playbook,stop)
+
+up: venv ## Start the nodes that `make down` stopped
+	@$(call playbook,start)
+
+destroy: venv ## Remove the cluster with its data and secrets; asks, unless CONFIRM=yes
+	@scripts/confirm.sh "$(CONFIRM)" "remove the cluster of $(INVENTORY), its data and its secrets"
+	@$(call playbook,destroy) -e confirm=yes
+
+##@ Tests
+.PHONY: check lint unit integration test test-all molecule
+check: lint unit ## Linters and unit tests: needs no Docker, takes two minutes
+
+lint: venv ## ruff, mypy, yamllint, ansible-lint (profile production), changelog fragments
+	@scripts/lint.sh
+
+unit: venv ## Unit tests
+	@$(BIN)/pytest tests/unit
+
+integration: setup ## Modules and roles against real servers in containers
+	@$(BIN)/pytest $(wildcard tests/standin tests/integration)
+
+test: setup lint ## Linters, then all tests but those marked slow, with a whole cluster on Docker
+	@echo "make test leaves out the tests marked slow and the molecule scenarios: make test-all and make molecule run them"
+	@$(BIN)/pytest -m "not slow" $(suites)
+
+test-all: setup lint ## Everything, the slow tests too
+	@echo "make test-all leaves out the molecule scenarios: make molecule runs them"
+	@$(BIN)/pytest $(suites)
+
+molecule: setup ## The molecule scenarios: SCENARIO=default, or all
+	@MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test $(if $(SCENARIO),-s $(SCENARIO),--all)
+
+##@ Benchmarks
+.PHONY: bench-deploy bench-modules
+bench-deploy: setup ## How long site.yml takes on an empty host and again, and its module executions per node
+	@$(BIN)/python tests/bench/deploy.py $(INVENTORY)
+
+bench-modules: setup ## The modules on 1,000 tables beside the same work by hand
+	@$(BIN)/python tests/bench/modules.py
