@@ -227,4 +227,5 @@ make_venv
 link_collection
 if [[ $wanted == all ]]; then
     start_docker
+    say "ready"
 fi

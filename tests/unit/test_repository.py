@@ -70,7 +70,9 @@ def test_defaults_and_argument_spec_name_the_same_values(role: Path) -> None:
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_required_options_have_no_default(role: Path) -> None:
-    contradictory = [name for name, option in spec_options(role).items() if option.get("required") and "default" in option]
+    contradictory = [
+        name for name, option in spec_options(role).items() if option.get("required") and "default" in option
+    ]
     assert contradictory == []
 
 
@@ -82,7 +84,11 @@ def makefile_targets() -> dict[str, str | None]:
 
 def test_makefile_targets_are_documented_and_phony() -> None:
     targets = makefile_targets()
-    phony = {name for line in re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE) for name in line.split()}
+    phony = {
+        name
+        for line in re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        for name in line.split()
+    }
     assert {"setup", "demo", "test", "test-all", "check", "destroy"} <= targets.keys()
     assert [name for name, text in targets.items() if text is None] == []
     assert phony == targets.keys()
@@ -90,7 +96,9 @@ def test_makefile_targets_are_documented_and_phony() -> None:
 
 def test_make_help_lists_every_target() -> None:
     shown = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    missing = [name for name, text in makefile_targets().items() if f"  make {name} " not in shown or str(text) not in shown]
+    missing = [
+        name for name, text in makefile_targets().items() if f"  make {name} " not in shown or str(text) not in shown
+    ]
     assert missing == []
 
 
@@ -120,8 +128,12 @@ def test_no_file_names_somebodys_machine() -> None:
 def test_every_script_starts_strictly_and_can_be_executed() -> None:
     for path in [*ROOT.glob("scripts/*.sh"), ROOT / ".ci/run"]:
         text = path.read_text()
-        assert text.startswith("#!/usr/bin/env bash\n# "), f"{path.name}: a script says in its second line what it is for"
-        assert re.search(r"^set -\w*u\w*o pipefail$", text, re.MULTILINE), f"{path.name}: unset variables must be errors"
+        assert text.startswith("#!/usr/bin/env bash\n# "), (
+            f"{path.name}: a script says in its second line what it is for"
+        )
+        assert re.search(r"^set -\w*u\w*o pipefail$", text, re.MULTILINE), (
+            f"{path.name}: unset variables must be errors"
+        )
         assert path.stat().st_mode & 0o111, f"{path.name}: not executable"
 
 
@@ -129,7 +141,13 @@ def test_galaxy_names_the_collections_that_are_used() -> None:
     """What a task calls by its full name must be declared in galaxy.yml: pip brings it here, Galaxy elsewhere."""
     declared = set(load(ROOT / "galaxy.yml")["dependencies"]) | {"ansible.builtin", "citus_ha.cluster"}
     used: dict[str, str] = {}
-    for path in [*ROOT.glob("roles/*/tasks/**/*.yml"), *ROOT.glob("roles/*/handlers/*.yml"), *ROOT.glob("playbooks/*.yml")]:
-        for collection in re.findall(r"^\s*(?:- )?(?:name: )?([a-z_]+\.[a-z_]+)\.[a-z_]+:", path.read_text(), re.MULTILINE):
+    for path in [
+        *ROOT.glob("roles/*/tasks/**/*.yml"),
+        *ROOT.glob("roles/*/handlers/*.yml"),
+        *ROOT.glob("playbooks/*.yml"),
+    ]:
+        for collection in re.findall(
+            r"^\s*(?:- )?(?:name: )?([a-z_]+\.[a-z_]+)\.[a-z_]+:", path.read_text(), re.MULTILINE
+        ):
             used.setdefault(collection, str(path.relative_to(ROOT)))
     assert {collection: where for collection, where in used.items() if collection not in declared} == {}
