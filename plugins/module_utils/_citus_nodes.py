@@ -269,7 +269,7 @@ def plan_present(desired: Sequence[Desired], catalog: Catalog) -> list[Action]:
     adds: list[Action] = []
     later: list[Action] = []
     wanted = {entry.address: entry for entry in desired}
-    for entry in sorted(desired, key=_registration_order):
+    for entry in sorted(_with_groups(desired, catalog), key=_registration_order):
         node = catalog.at(entry.address)
         previous = catalog.at(entry.previous) if entry.previous else None
         if node is None and previous is not None:
@@ -286,6 +286,23 @@ def plan_present(desired: Sequence[Desired], catalog: Catalog) -> list[Action]:
                 node = _exchange(entry, node, catalog, wanted, moves)
             later += _properties(entry, node)
     return coordinator + _moves(moves, catalog) + adds + later
+
+
+def _with_groups(desired: Sequence[Desired], catalog: Catalog) -> list[Desired]:
+    """Give every new primary without a group the next free one.
+
+    Citus' own choice comes from a sequence that knows nothing of groups which were given by number.
+    """
+    taken = {node.group for node in catalog.nodes} | {entry.group for entry in desired if entry.group is not None}
+    following = max(taken, default=COORDINATOR_GROUP) + 1
+    result = []
+    for entry in desired:
+        known = catalog.at(entry.address) or (catalog.at(entry.previous) if entry.previous else None)
+        if known is None and entry.group is None and entry.role != SECONDARY:
+            entry = replace(entry, group=following)
+            following += 1
+        result.append(entry)
+    return result
 
 
 def _registration_order(entry: Desired) -> tuple[bool, bool, int, Address]:
@@ -313,7 +330,7 @@ def _require_same_place(entry: Desired, node: Node, ignore_role: bool = False) -
         )
     if entry.cluster != node.cluster:
         raise InvalidInput(
-            f"Node {node} belongs to cluster {node.cluster}; {entry.cluster} was asked for, and Citus cannot change it.",
+            f"Node {node} belongs to cluster {node.cluster}; {entry.cluster} was asked for; Citus cannot change it.",
             f"Set cluster: {node.cluster}, or remove the node and add it again.",
         )
 
@@ -322,12 +339,8 @@ def _registration(entry: Desired, catalog: Catalog) -> Action:
     """How a node comes in that no row has the address of."""
     role = entry.role or PRIMARY
     if role == SECONDARY:
-        if entry.group is None:
-            raise InvalidInput(
-                f"Node {entry} is a new secondary without a group.", "Set group to that of its primary."
-            )
         return _add(entry, role)
-    sitting = catalog.primary_of(entry.group) if entry.group is not None else None
+    sitting = catalog.primary_of(_known_group(entry))
     if entry.group == COORDINATOR_GROUP:
         # The session itself proves which server the coordinator is; only the name for it is new.
         return Action("set_coordinator_host", entry.name, entry.port, {"previous": str(sitting)} if sitting else {})
@@ -346,7 +359,7 @@ def _add(entry: Desired, role: str) -> Action:
         "add",
         entry.name,
         entry.port,
-        {"group": entry.group if entry.group is not None else -1, "role": role, "cluster": entry.cluster},
+        {"group": _known_group(entry), "role": role, "cluster": entry.cluster},
     )
 
 
@@ -357,9 +370,7 @@ def _as_registered(entry: Desired, catalog: Catalog) -> Node:
         sitting = catalog.primary_of(COORDINATOR_GROUP)
         if sitting is not None:
             return replace(sitting, name=entry.name, port=entry.port)
-    group = entry.group
-    if group is None:
-        group = max([node.group for node in catalog.nodes], default=COORDINATOR_GROUP) + 1
+    group = _known_group(entry)
     return Node(
         None,
         entry.name,
@@ -371,6 +382,12 @@ def _as_registered(entry: Desired, catalog: Catalog) -> Node:
         metadata_synced=role == PRIMARY,
         should_have_shards=group != COORDINATOR_GROUP,
     )
+
+
+def _known_group(entry: Desired) -> int:
+    if entry.group is None:
+        raise InvalidInput(f"Node {entry} is a new secondary without a group.", "Set group to that of its primary.")
+    return entry.group
 
 
 def _exchange(
@@ -703,9 +720,9 @@ def predict(nodes: Sequence[Node], actions: Sequence[Action]) -> tuple[Node, ...
     """The rows of ``pg_dist_node`` after ``actions``, for check mode and for the diff."""
     rows = list(nodes)
 
-    def change(name: str, port: int, **values: Any) -> None:
+    def change(address: Address, **values: Any) -> None:
         for index, row in enumerate(rows):
-            if row.address == (name, port):
+            if row.address == address:
                 rows[index] = replace(row, **values)
 
     for action in actions:
@@ -713,27 +730,25 @@ def predict(nodes: Sequence[Node], actions: Sequence[Action]) -> tuple[Node, ...
         if action.kind == "set_coordinator_host":
             sitting = Catalog(tuple(rows)).primary_of(COORDINATOR_GROUP)
             if sitting is not None:
-                change(sitting.name, sitting.port, name=name, port=port)
+                change(sitting.address, name=name, port=port)
             else:
                 rows.append(Node(None, name, port, COORDINATOR_GROUP, PRIMARY, should_have_shards=False))
         elif action.kind == "add":
-            entry = Desired(
-                name, port, values["group"] if values["group"] >= 0 else None, values["role"], values["cluster"]
-            )
+            entry = Desired(name, port, values["group"], values["role"], values["cluster"])
             rows.append(_as_registered(entry, Catalog(tuple(rows))))
         elif action.kind == "update_address":
-            change(name, port, name=values["new_name"], port=values["new_port"])
+            change((name, port), name=values["new_name"], port=values["new_port"])
         elif action.kind == "activate":
             primary = any(row.address == (name, port) and row.is_primary for row in rows)
-            change(name, port, is_active=True, has_metadata=primary, metadata_synced=primary)
+            change((name, port), is_active=True, has_metadata=primary, metadata_synced=primary)
         elif action.kind == "start_metadata_sync":
-            change(name, port, has_metadata=True, metadata_synced=True)
+            change((name, port), has_metadata=True, metadata_synced=True)
         elif action.kind == "stop_metadata_sync":
-            change(name, port, has_metadata=False, metadata_synced=False)
+            change((name, port), has_metadata=False, metadata_synced=False)
         elif action.kind == "set_should_have_shards":
-            change(name, port, should_have_shards=values["value"])
+            change((name, port), should_have_shards=values["value"])
         elif action.kind == "disable":
-            change(name, port, is_active=False)
+            change((name, port), is_active=False)
         elif action.kind == "remove":
             rows = [row for row in rows if row.address != (name, port)]
     return tuple(sorted(rows, key=lambda row: (row.group, row.role, row.name, row.port)))

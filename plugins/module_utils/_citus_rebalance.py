@@ -63,7 +63,9 @@ class Job:
 
 def observe_job(session: Session) -> Job | None:
     """The newest rebalance job, or None when there never was one."""
-    rows = session.query("SELECT job_id, state::text, started_at, finished_at, details FROM citus_rebalance_status(true)")
+    rows = session.query(
+        "SELECT job_id, state::text, started_at, finished_at, details FROM citus_rebalance_status(true)"
+    )
     if not rows:
         return None
     row = rows[0]
@@ -161,3 +163,13 @@ def drain(session: Session, remaining: Callable[[], int], mode: str, timeout: fl
         log(f"moving {left} shards away")
         start_drain(session, mode)
         started = True
+    clean_up(session)
+
+
+def clean_up(session: Session) -> None:
+    """Drop what moves have left behind, now rather than when the server gets to it.
+
+    Citus drops the source of a move later (``citus.defer_shard_delete_interval``), and keeps what an
+    interrupted move has made until then.
+    """
+    session.execute("CALL citus_cleanup_orphaned_resources()")

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.citus_ha.cluster.plugins.module_utils._connection import Session
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, Refused
+from ansible_collections.citus_ha.cluster.plugins.module_utils._versions import Version, parse_version, require
 
 COORDINATOR_GROUP = 0
 
@@ -22,7 +24,9 @@ class Server:
     where: str
     database: str
     postgresql_version: str
+    postgresql_number: int
     citus_version: str
+    interface: Version
     is_standin: bool
     in_recovery: bool
     upstream: str
@@ -32,25 +36,20 @@ class Server:
     coordinator: str
 
     @property
-    def citus_number(self) -> tuple[int, ...]:
-        """Citus' version as numbers, such as ``(14, 0, 1)``; empty without Citus."""
-        return tuple(int(part) for part in self.citus_version.split(".") if part.isdigit())
-
-    @property
     def is_coordinator(self) -> bool:
         """Whether this is the server that may change Citus' metadata."""
         return self.group == COORDINATOR_GROUP and not self.in_recovery
 
 
-def parse_version(citus_version: str, extversion: str) -> str:
+def library_version(citus_version: str, extversion: str) -> str:
     """The dotted number in ``citus_version()``; that of the extension when there is none.
 
-    >>> parse_version("Citus 14.0.1 on x86_64-pc-linux-gnu, compiled by gcc", "14.0-1")
+    >>> library_version("Citus 14.0.1 on x86_64-pc-linux-gnu, compiled by gcc", "14.0-1")
     '14.0.1'
-    >>> parse_version("stand-in", "14.0-1")
-    '14.0'
+    >>> library_version("stand-in", "14.0-1")
+    '14.0-1'
     """
-    found = re.search(r"\d+\.\d+(?:\.\d+)?", citus_version) or re.search(r"\d+\.\d+", extversion)
+    found = re.search(r"\d+\.\d+(?:\.\d+)?", citus_version)
     return found.group(0) if found else extversion
 
 
@@ -74,7 +73,9 @@ def observe_server(session: Session) -> Server:
         where=session.where,
         database=base["database"],
         postgresql_version=base["postgresql_version"].split()[0],
-        citus_version=parse_version(citus["version"], base["extversion"]) if base["extversion"] else "",
+        postgresql_number=session.server_version,
+        citus_version=library_version(citus["version"], base["extversion"]) if base["extversion"] else "",
+        interface=parse_version(base["extversion"]),
         is_standin="stand-in" in citus["version"].lower(),
         in_recovery=base["in_recovery"],
         upstream=base["upstream"],
@@ -129,3 +130,11 @@ def require_superuser(server: Server, what: str) -> None:
             f"Role {server.user} on {server.where} is not a superuser and may not {what}.",
             "Set login_user to a superuser, such as postgres over the Unix socket.",
         )
+
+
+def require_versions(server: Server, module: str, options: Iterable[str]) -> None:
+    """Refuse options that the server is too old for.
+
+    :raises InvalidInput: every such option, with both versions.
+    """
+    require(module, options, server.interface, server.postgresql_number)

@@ -34,7 +34,7 @@ options:
       group:
         description:
           - Citus group. V(0) is the coordinator; a worker and its standbys share a number from 1 up.
-          - Left out, Citus gives a new primary the next number.
+          - Left out, a new primary gets the next free number.
         type: int
       role:
         description:
@@ -114,6 +114,12 @@ options:
       - A drain of much data needs hours; set it accordingly, or run the task again.
     type: int
     default: 300
+  wait_for_other_run:
+    description:
+      - Seconds to wait for another run of this collection's modules that changes the same database's nodes or tables.
+        At its end the task fails and says who holds the lock.
+    type: int
+    default: 60
 extends_documentation_fragment:
   - citus_ha.cluster.connection
   - citus_ha.cluster.attributes
@@ -214,6 +220,7 @@ queries:
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -221,15 +228,18 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_nod
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes import Action, Catalog, Desired, Node
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import drain
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_server import (
+    Server,
     observe_server,
     require_coordinator,
     require_superuser,
+    require_versions,
 )
 from ansible_collections.citus_ha.cluster.plugins.module_utils._connection import (
     Session,
     connect,
     connection_argument_spec,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._lock import exclusive
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
 from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
 
@@ -294,15 +304,9 @@ def apply(session: Session, actions: Sequence[Action], params: dict[str, Any], m
                 moves = []
         elif action.kind == "drain":
             if drains:
-                emptied = {(step.name, step.port) for step in drains}
+                remaining = partial(shards_on, session, {(step.name, step.port) for step in drains})
+                drain(session, remaining, params["shard_transfer_mode"], params["wait_timeout"], module.log)
                 drains = []
-                drain(
-                    session,
-                    lambda emptied=emptied: shards_on(session, emptied),
-                    params["shard_transfer_mode"],
-                    params["wait_timeout"],
-                    module.log,
-                )
         else:
             nodes_of.apply_step(session, action)
 
@@ -321,8 +325,26 @@ def shards_on(session: Session, addresses: set[nodes_of.Address]) -> int:
     )
 
 
+def options_in_use(params: dict[str, Any]) -> list[str]:
+    """Keys of the table of minimum versions."""
+    return [f"state={params['state']}", *(["drain"] if params["drain"] else [])]
+
+
+def wait_for_nodes(session: Session, params: dict[str, Any], desired: Sequence[Desired]) -> tuple[Node, ...]:
+    """Wait until nothing is missing, and return all nodes."""
+    patroni = params["postgres_manager"] == "patroni"
+    return wait_for(
+        lambda: nodes_of.observe_nodes(session),
+        lambda nodes: missing(params, desired, nodes),
+        params["wait_timeout"],
+        f"Waiting on {session.where} for {'Patroni to register' if patroni else 'Citus to activate'} nodes",
+        "Look at the logs of the coordinator and of the nodes that are missing"
+        + (", and at Patroni's on the coordinator's leader." if patroni else "."),
+    )
+
+
 def work(module: AnsibleModule) -> dict[str, Any]:
-    """Observe, plan, apply."""
+    """Connect, and do everything that changes something alone."""
     params = module.params
     desired = [Desired(**entry) for entry in params["nodes"]]
     nodes_of.check_desired(desired)
@@ -330,42 +352,41 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     try:
         server = observe_server(session)
         require_coordinator(server)
-        catalog = observe(session, params, desired)
-        patroni_waits = params["state"] == "present" and params["postgres_manager"] == "patroni" and params["wait"]
-        if patroni_waits and not module.check_mode:
-            seen = wait_for(
-                lambda: nodes_of.observe_nodes(session),
-                lambda nodes: missing(params, desired, nodes),
-                params["wait_timeout"],
-                f"Waiting for Patroni to register nodes on {session.where}",
-                "Look at the log of Patroni on the coordinator's leader and on the members that are missing.",
-            )
-            catalog = Catalog(seen)
-        actions = plan(params, desired, catalog)
-        after = nodes_of.predict(catalog.nodes, actions)
-        if actions:
-            require_superuser(server, "change the nodes of a Citus cluster")
-        if not module.check_mode:
-            apply(session, actions, params, module)
-            if params["state"] == "present" and params["wait"]:
-                wait_for(
-                    lambda: nodes_of.observe_nodes(session),
-                    lambda nodes: missing(params, desired, nodes),
-                    params["wait_timeout"],
-                    f"Waiting for nodes on {session.where}",
-                    "Look at the log of these nodes and of the coordinator.",
-                )
-            after = nodes_of.observe_nodes(session)
-        return {
-            "changed": bool(actions),
-            "nodes": [asdict(node) for node in after],
-            "actions": [action.as_dict() for action in actions],
-            "missing": missing(params, desired, after),
-            "queries": session.executed,
-            "diff": {"before": as_text(catalog.nodes), "after": as_text(after)},
-        }
+        require_versions(server, "citus_node", options_in_use(params))
+        if module.check_mode:
+            return bring_about(module, session, server, desired)
+        if params["state"] == "present" and params["postgres_manager"] == "patroni" and params["wait"]:
+            wait_for_nodes(session, params, desired)
+        with exclusive(session, params["wait_for_other_run"]):
+            return bring_about(module, session, server, desired)
     finally:
         session.close()
+
+
+def bring_about(module: AnsibleModule, session: Session, server: Server, desired: Sequence[Desired]) -> dict[str, Any]:
+    """Observe, plan, apply."""
+    params = module.params
+    catalog = observe(session, params, desired)
+    actions = plan(params, desired, catalog)
+    after = nodes_of.predict(catalog.nodes, actions)
+    if actions:
+        require_superuser(server, "change the nodes of a Citus cluster")
+    if not module.check_mode:
+        apply(session, actions, params, module)
+        if params["state"] == "present" and params["wait"]:
+            after = wait_for_nodes(session, params, desired)
+        elif actions:
+            after = nodes_of.observe_nodes(session)
+    result = {
+        "changed": bool(actions),
+        "nodes": [asdict(node) for node in after],
+        "actions": [action.as_dict() for action in actions],
+        "missing": missing(params, desired, after),
+        "queries": session.executed,
+    }
+    if actions:
+        result["diff"] = {"before": as_text(catalog.nodes), "after": as_text(after)}
+    return result
 
 
 def as_text(nodes: Sequence[Node]) -> str:
@@ -397,6 +418,7 @@ def main() -> None:
             },
             "wait": {"type": "bool", "default": True},
             "wait_timeout": {"type": "int", "default": 300},
+            "wait_for_other_run": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
     )

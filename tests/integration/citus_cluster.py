@@ -1,0 +1,118 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""A Citus cluster of fresh servers for one test file, and modules run against it in this process."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from servers import Server, servers
+
+DATABASE = "app"
+MODULES = "ansible_collections.citus_ha.cluster.plugins.modules"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Servers by name; ``coordinator`` is one of them."""
+
+    servers: Mapping[str, Server]
+    citus: str
+
+    @property
+    def coordinator(self) -> Server:
+        """The server that is Citus group 0."""
+        return self.servers["coordinator"]
+
+    @property
+    def is_standin(self) -> bool:
+        """Whether these servers run the lab's stand-in."""
+        return "stand-in" in self.citus.lower()
+
+    def sql(
+        self, statement: str, values: Any = None, server: str = "coordinator", **connection: Any
+    ) -> list[tuple[Any, ...]]:
+        """Rows of one statement in the cluster's database."""
+        return self.servers[server].query(statement, values, **{"dbname": DATABASE, **connection})
+
+    def nodes(self) -> list[tuple[Any, ...]]:
+        """(group, role, name, port, active, should have shards) of every row of pg_dist_node."""
+        return self.sql(
+            "SELECT groupid, noderole::text, nodename, nodeport, isactive, shouldhaveshards FROM pg_dist_node"
+            " ORDER BY groupid, noderole, nodename"
+        )
+
+    def call(self, module: str, server: str = "coordinator", check: bool = False, **options: Any) -> dict[str, Any]:
+        """The result of a module, run in this process against ``server``."""
+        where = self.servers[server]
+        arguments = {
+            "login_host": where.address,
+            "login_port": where.port,
+            "login_db": DATABASE,
+            "_ansible_check_mode": check,
+            "_ansible_diff": True,
+            **options,
+        }
+        output = io.StringIO()
+        code = importlib.import_module(f"{MODULES}.{module}")
+        with patch_module_args(arguments), redirect_stdout(output), pytest.raises(SystemExit):
+            code.main()
+        result: dict[str, Any] = json.loads(output.getvalue())
+        return result
+
+    def ok(self, module: str, **options: Any) -> dict[str, Any]:
+        """As :meth:`call`, for what has to succeed."""
+        result = self.call(module, **options)
+        assert not result.get("failed"), result["msg"]
+        return result
+
+    def refused(self, module: str, **options: Any) -> str:
+        """As :meth:`call`, for what has to fail; returns the message."""
+        result = self.call(module, **options)
+        assert result.get("failed"), result
+        return str(result["msg"])
+
+    def four_times(self, module: str, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Check, apply, apply again, check again; ``changed`` has to be right each time."""
+        before = self.nodes()
+        predicted = self.ok(module, check=True, **options)
+        assert self.nodes() == before, "check mode has changed something"
+        applied = self.ok(module, **options)
+        assert predicted["changed"] is True
+        assert applied["changed"] is True
+        for check in (False, True):
+            again = self.ok(module, check=check, **options)
+            assert again["changed"] is False, again
+            assert "diff" not in again
+            assert again["queries"] == []
+        return predicted, applied
+
+
+@contextmanager
+def citus_cluster(
+    workers: Sequence[str] = ("worker1", "worker2"),
+    register: bool = True,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Cluster]:
+    """Start a coordinator and ``workers``, each with the extension in :data:`DATABASE`; register them as 1, 2, ..."""
+    with servers(["coordinator", *workers], settings=settings) as started:
+        for server in started.values():
+            server.query(f"CREATE DATABASE {DATABASE}")
+            server.query("CREATE EXTENSION citus", dbname=DATABASE)
+        citus = started["coordinator"].query("SELECT citus_version()", dbname=DATABASE)[0][0]
+        print(f"Runs on {citus}")
+        cluster = Cluster(started, citus)
+        if register:
+            cluster.sql("SELECT citus_set_coordinator_host('coordinator', 5432)")
+            for group, name in enumerate(workers, start=1):
+                cluster.sql("SELECT citus_add_node(%s, 5432, %s)", [name, group])
+        yield cluster
