@@ -65,11 +65,18 @@ class Session:
         self._connection = connection
         self.where = where
         self.executed: list[str] = []
+        #: Statements sent so far, reading ones included: what the tests of scale count.
+        self.round_trips = 0
 
     @property
     def server_version(self) -> int:
         """PostgreSQL's version as one number, such as 170011 for 17.11."""
         return int(self._connection.server_version)
+
+    @property
+    def closed(self) -> bool:
+        """True once the session has ended or broken."""
+        return bool(self._connection.closed)
 
     @property
     def notices(self) -> list[str]:
@@ -110,6 +117,7 @@ class Session:
         return statement if isinstance(statement, str) else statement.as_string(self._connection)
 
     def _run(self, statement: Any, values: Any, fetch: bool) -> list[dict[str, Any]]:
+        self.round_trips += 1
         try:
             with self._connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
                 cursor.execute(statement, values)
