@@ -188,8 +188,8 @@ wait_for_docker() {
     until docker_answers; do
         if [[ -n $pid ]] && ! kill -0 "$pid" 2>/dev/null; then
             rm -f .cache/dockerd.pid
-            tail -n 15 "$dockerd_log" >&2
-            die "dockerd ended right after it was started; its last lines are above, its log is $dockerd_log."
+            tail -n 4 "$dockerd_log" >&2
+            die "dockerd ended right after it was started; its last words are above, the whole log is $dockerd_log."
         fi
         ((SECONDS < deadline)) || die "Docker Engine does not answer, 60 s after its start." \
             "Look at:  journalctl -u docker   or $dockerd_log"
