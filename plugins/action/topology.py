@@ -21,7 +21,8 @@ def role_specs() -> dict[str, dict[str, Any]]:
     specs = {}
     for path in sorted(ROLES.glob("*/meta/argument_specs.yml")):
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        specs[path.parents[1].name] = document["argument_specs"]["main"].get("options", {})
+        entry_points = document["argument_specs"].values()
+        specs[path.parents[1].name] = {name: option for entry in entry_points for name, option in entry.get("options", {}).items()}
     return specs
 
 
@@ -31,12 +32,12 @@ class ActionModule(ActionBase):
     TRANSFERS_FILES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the topology as the fact ``cluster_topology``; fail with all findings at once."""
+        """Return the topology; fail with all findings at once."""
         result = super().run(tmp, task_vars)
         task_vars = task_vars or {}
         topology, findings = build(Inventory(task_vars["groups"], task_vars["hostvars"], role_specs()))
         if findings:
             lines = "\n".join(f"  - {finding}" for finding in findings)
             raise AnsibleActionFail(f"The inventory cannot become a cluster. Nothing was changed.\n{lines}")
-        result.update(changed=False, ansible_facts={"cluster_topology": topology})
+        result.update(changed=False, topology=topology)
         return result

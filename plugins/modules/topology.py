@@ -10,7 +10,7 @@ module: topology
 short_description: Describe the cluster that an inventory means, and refuse a contradictory one
 version_added: 0.1.0
 description:
-  - Reads groups and variables of the whole inventory and sets the fact C(cluster_topology).
+  - Reads groups and variables of the whole inventory and returns what they describe.
   - Fails before any change when the inventory contradicts itself, and lists everything that is wrong
     at once, each with the variable, its value and what would be right.
   - Runs on the controller and connects to no host.
@@ -23,23 +23,20 @@ EXAMPLES = r"""
 - name: Know the cluster
   citus_ha.cluster.topology:
   run_once: true
+  register: described
 
 - name: Where do the poolers run?
   ansible.builtin.debug:
-    msg: "{{ cluster_topology.poolers | map('extract', cluster_topology.nodes) | map(attribute='address') }}"
+    msg: "{{ described.topology.poolers | map('extract', described.topology.nodes) | map(attribute='address') }}"
 """
 
 RETURN = r"""
-ansible_facts:
-  description: Holds C(cluster_topology).
+topology:
+  description:
+    - C(nodes) maps a host to its C(kind), C(group), C(machine), C(address), C(ip), C(names), C(ports), C(citus_group),
+      C(manager), C(initial_primary), C(proxy_address) and C(proxy_ip).
+    - C(etcd), C(coordinators), C(workers), C(poolers) and C(standalone) list host names, C(worker_groups) lists
+      them by Citus group, C(machines) by machine.
   returned: success
   type: dict
-  contains:
-    cluster_topology:
-      description:
-        - C(nodes) maps a host to its C(kind), C(group), C(machine), C(address), C(ip), C(names), C(ports), C(citus_group),
-          C(manager) and C(initial_primary).
-        - C(etcd), C(coordinators), C(workers), C(poolers) and C(standalone) list host names, C(worker_groups) lists
-          them by Citus group, C(machines) by machine.
-      type: dict
 """

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ansible.module_utils.common.text.formatters import human_to_bytes
+
 # What an inventory host can be. The group decides; a host is exactly one of them.
 KINDS = {
     "etcd": "etcd",
@@ -31,7 +33,13 @@ LISTENERS = {
     "pooler": ("pgbouncer_port", "haproxy_primary_port", "haproxy_standby_port"),
 }
 
-# Prefixes of the roles' variables: a variable of the inventory that starts so must be one of theirs.
+# The variables that limit the memory of the containers of each kind of node.
+MEMORY_LIMITS = {
+    "etcd": ("etcd_memory",),
+    "postgres": ("postgres_memory",),
+    "pooler": ("pgbouncer_memory", "haproxy_memory"),
+}
+
 MINIMUM_PASSWORD_LENGTH = 12
 
 
@@ -53,7 +61,10 @@ class Node:
     """One inventory host as the other nodes see it.
 
     ``address`` is the name or address that others connect to, ``ip`` the address that they see its
-    connections come from, ``machine`` what its ports and memory are shared on.
+    connections come from, ``machine`` what its ports and memory are shared on. ``become`` says whether
+    tasks have to become the service's user: in a container they are it already. ``memory`` is the sum of the
+    node's limits in bytes, 0 without any. ``proxy_address`` and
+    ``proxy_ip`` are the same for the HAProxy beside a pooler.
     """
 
     name: str
@@ -62,10 +73,14 @@ class Node:
     machine: str
     address: str
     ip: str
+    become: bool
     ports: dict[str, int] = field(default_factory=dict)
+    memory: int = 0
     citus_group: int | None = None
     manager: str | None = None
     initial_primary: bool = False
+    proxy_address: str | None = None
+    proxy_ip: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -117,6 +132,11 @@ def container_ip(name: str, subnet: str) -> str:
     return str(network[256 + zlib.crc32(name.encode()) % usable])
 
 
+def proxy_name(pooler: str) -> str:
+    """Name of the HAProxy container beside a pooler."""
+    return f"{pooler}-haproxy"
+
+
 def build(inventory: Inventory) -> tuple[dict[str, Any], list[Finding]]:
     """The topology as plain data, and all findings at once."""
     nodes: dict[str, Node] = {}
@@ -138,6 +158,7 @@ def build(inventory: Inventory) -> tuple[dict[str, Any], list[Finding]]:
     findings += _check_passwords(inventory, nodes)
     findings += unknown_variables(inventory, nodes)
     workers = sorted({n.citus_group for n in nodes.values() if n.group not in ("coordinator", "standalone") and n.citus_group is not None})
+    postgres = [n.name for n in nodes.values() if n.kind == "postgres"]
     topology = {
         "nodes": {name: {**asdict(node), "names": node.names} for name, node in nodes.items()},
         "etcd": inventory.hosts("etcd"),
@@ -150,6 +171,7 @@ def build(inventory: Inventory) -> tuple[dict[str, Any], list[Finding]]:
         "poolers": inventory.hosts("pgbouncer"),
         "standalone": inventory.hosts("standalone"),
         "machines": machines(nodes),
+        "postgres_version": int(inventory.get(postgres[0], "postgres_version")) if postgres else None,
     }
     return topology, findings
 
@@ -164,10 +186,13 @@ def machines(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
 
 def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
     variables = inventory.hostvars[host]
-    machine = str(variables.get("ansible_host", host if inventory.get(host, "service_manager") == "systemd" else "localhost"))
-    on_bridge = inventory.get(host, "service_manager") == "docker" and inventory.get(host, "service_docker_network_mode") == "bridge"
+    docker = inventory.get(host, "service_manager") == "docker"
+    on_bridge = docker and inventory.get(host, "service_docker_network_mode") == "bridge"
+    machine = str(inventory.get(host, "service_docker_machine")) if docker else host
     ip = inventory.get(host, "service_ip") or (
-        container_ip(host, inventory.get(host, "service_docker_subnet")) if on_bridge else machine
+        container_ip(host, inventory.get(host, "service_docker_subnet"))
+        if on_bridge
+        else inventory.hostvars.get(machine, variables).get("ansible_host", machine)
     )
     address = inventory.get(host, "service_address") or (host if on_bridge else ip)
     node = Node(
@@ -177,8 +202,13 @@ def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         machine=machine,
         address=str(address),
         ip=str(ip),
+        become=not docker,
+        memory=sum(_bytes(inventory.get(host, limit)) for limit in MEMORY_LIMITS[kind]),
         ports={port: int(inventory.get(host, port)) for port in LISTENERS[kind]},
     )
+    if kind == "pooler":
+        node.proxy_address = proxy_name(host) if on_bridge else "localhost"
+        node.proxy_ip = container_ip(proxy_name(host), inventory.get(host, "service_docker_subnet")) if on_bridge else node.ip
     if kind == "postgres":
         node.manager = "none" if group == "standalone" else inventory.get(host, "postgres_manager")
         if group != "standalone":
@@ -188,6 +218,14 @@ def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         candidates = [h for h in siblings if inventory.get(h, "postgres_initial_role") != "standby"]
         node.initial_primary = group == "standalone" or bool(candidates and candidates[0] == host)
     return node
+
+
+def _bytes(size: Any) -> int:
+    """A size such as ``1g`` in bytes; 0 for none, and for what is no size (Docker refuses that itself)."""
+    try:
+        return int(human_to_bytes(str(size))) if size else 0
+    except ValueError:
+        return 0
 
 
 def _check_groups(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
@@ -308,14 +346,14 @@ def _check_parameters(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterab
 def _check_passwords(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     reported = set()
     for node in nodes.values():
-        for role in inventory.get(node.name, "postgres_roles") or []:
+        for role in inventory.get(node.name, "cluster_roles") or []:
             password = role.get("password")
             name = role.get("name")
             if password is not None and len(str(password)) < MINIMUM_PASSWORD_LENGTH and name not in reported:
                 reported.add(name)
                 yield Finding(
                     f"role {name}",
-                    "postgres_roles[].password",
+                    "cluster_roles[].password",
                     f"{len(str(password))} characters long",
                     f"use at least {MINIMUM_PASSWORD_LENGTH} characters, or leave it out and one is generated.",
                 )
