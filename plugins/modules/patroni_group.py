@@ -222,7 +222,8 @@ class Group:
 
     def wait_for_api(self) -> State:
         """The group as soon as the API answers and a first member has bootstrapped."""
-        return self._await(self.observe, lambda state: [], "Waiting for Patroni's REST API")
+        state: State = self._await(self.observe, lambda state: [], "Waiting for Patroni's REST API")
+        return state
 
     def wait_until_well(self) -> State:
         """The group as soon as nothing is missing."""

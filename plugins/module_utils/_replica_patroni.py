@@ -1,0 +1,178 @@
+# Copyright (c) 2026 citus_ha contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A streaming replica that Patroni manages: everything through its REST API, no file and no session of ours."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
+    CitusHaError,
+    ConnectionFailed,
+    Refused,
+    ServerError,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
+
+REMEDY = "Look at `patronictl list` and at Patroni's log on the member."
+
+
+def plan(params: Mapping[str, Any], name: str, cluster: _patroni.Cluster) -> str | None:
+    """The one action that is needed: reinitialize, switchover, failover, pause, or None. Pure.
+
+    :raises Refused: with the option that would allow it.
+    """
+    state = params["state"]
+    member = cluster.member(name)
+    if state == "paused":
+        return None if cluster.paused else "pause"
+    if state == "absent":
+        if member is not None:
+            raise Refused(
+                f"Member {name} is still in the group {cluster.scope} ('{member.state}').",
+                "Stop Patroni on it: Patroni then takes the member and its slot out of the group by itself.",
+            )
+        return None
+    if member is None:
+        raise Refused(
+            f"The group {cluster.scope} has no member {name}. It has {', '.join(sorted(m.name for m in cluster.members))}.",
+            "Start Patroni on it, and give its name in Patroni's configuration as name.",
+        )
+    if state == "promoted":
+        if member.is_leader:
+            return None
+        return "failover" if params["force"] else "switchover"
+    if member.is_leader:
+        raise Refused(
+            f"Member {name} is the leader of the group {cluster.scope}.",
+            "Switch over to another member first (state: promoted).",
+        )
+    if member.state in ("streaming", "starting", "creating replica", "restarting", "stopping"):
+        return None  # well, or on its way: wait for it
+    if params["allow_rebuild"]:
+        return "reinitialize"
+    return None
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Observe, plan, apply."""
+    params = module.params
+    name: str = params["name"] or socket.gethostname()
+    client = _patroni.Client(
+        params["patroni_url"],
+        params["patroni_ca_cert"],
+        params["patroni_client_cert"],
+        params["patroni_client_key"],
+        timeout=params["connect_timeout"],
+    )
+    cluster = client.cluster()
+    action = plan(params, name, cluster)
+    waits = params["wait"] and not module.check_mode
+    if action == "reinitialize" and waits:
+        cluster, action = _give_it_a_moment(client, params, name, cluster)
+    before = cluster
+    if action is not None and not module.check_mode:
+        _apply(client, params, name, cluster, action)
+    if waits and params["state"] != "absent":
+        _wait(client, params, name, action)
+    if not module.check_mode:
+        cluster = client.cluster()
+    member = cluster.member(name)
+    text = None if action is None else f"{action} {cluster.scope if action == 'pause' else name}"
+    is_leader = member is not None and member.is_leader or action in ("switchover", "failover")
+    result: dict[str, Any] = {
+        "changed": action is not None,
+        "name": name,
+        "needs": "none",
+        "actions": [text] if text else [],
+        "role": "stopped" if member is None else "primary" if is_leader else "standby",
+        "receiver": "streaming" if member is not None and member.state == "streaming" else None,
+        "lag": member.lag if member is not None else None,
+        "timeline": member.timeline if member is not None else None,
+        "queries": [],
+    }
+    if text:
+        was = before.member(name)
+        result["diff"] = {
+            "before": {"role": was.role if was else None, "state": was.state if was else None, "paused": before.paused},
+            "after": {"actions": [text]},
+        }
+    return result
+
+
+def _give_it_a_moment(
+    client: _patroni.Client, params: Mapping[str, Any], name: str, cluster: _patroni.Cluster
+) -> tuple[_patroni.Cluster, str | None]:
+    """A member that runs without streaming may only just be reconnecting: do not rebuild it for that."""
+    member = cluster.member(name)
+    if member is None or member.state != "running":
+        return cluster, plan(params, name, cluster)
+    try:
+        cluster = wait_for(
+            client.cluster,
+            lambda seen: [] if plan(params, name, seen) is None else ["not streaming"],
+            min(10, params["wait_timeout"]),
+            f"Waiting for member {name}",
+        )
+    except CitusHaError:
+        cluster = client.cluster()
+    return cluster, plan(params, name, cluster)
+
+
+def _apply(
+    client: _patroni.Client, params: Mapping[str, Any], name: str, cluster: _patroni.Cluster, action: str
+) -> None:
+    if action == "pause":
+        client.pause(True)
+    elif action == "failover":
+        client.failover(name, timeout=params["wait_timeout"])
+    elif action == "switchover":
+        if cluster.leader is None:
+            raise Refused(
+                f"The group {cluster.scope} has no leader, so there is nothing to switch over from.",
+                f"Set force: true to make {name} the leader.",
+            )
+        client.switchover(cluster.leader.name, name, timeout=params["wait_timeout"])
+    else:
+        member = cluster.member(name)
+        if member is not None:
+            client.at(member.api_url).reinitialize()
+
+
+def _wait(client: _patroni.Client, params: Mapping[str, Any], name: str, action: str | None) -> None:
+    started = {"seen": action != "reinitialize"}
+
+    def look() -> _patroni.Cluster | CitusHaError:
+        try:
+            return client.cluster()
+        except (ConnectionFailed, ServerError) as error:
+            return error
+
+    def missing(seen: _patroni.Cluster | CitusHaError) -> list[str]:
+        if isinstance(seen, CitusHaError):
+            return [seen.message.rstrip(".")]
+        if params["state"] == "paused":
+            return [] if seen.paused else ["the group is not paused"]
+        member = seen.member(name)
+        if member is None:
+            return [f"member {name} has not joined"]
+        if params["state"] == "promoted":
+            return (
+                []
+                if member.is_leader and member.state == "running"
+                else [f"member {name} is '{member.role}', '{member.state}'"]
+            )
+        if member.state != "streaming":
+            started["seen"] = True
+        lacking = _patroni.missing(seen, [name], params["max_lag"])
+        return lacking if started["seen"] else [f"member {name} has not begun to reinitialize", *lacking]
+
+    remedy = REMEDY
+    if params["state"] == "streaming" and not params["allow_rebuild"]:
+        remedy += " If it cannot recover by itself, set allow_rebuild: true to copy it anew."
+    wait_for(look, missing, params["wait_timeout"], f"Waiting for member {name}", remedy)
