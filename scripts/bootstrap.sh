@@ -131,6 +131,8 @@ install_packages() {
 
 make_venv() {
     local want
+    # A link is somebody's own environment: theirs to fill, and never cleared.
+    [[ -L .venv ]] && return
     # The path is part of it: the scripts of an environment name their interpreter by its absolute path.
     want="$(sha256sum requirements.txt | cut -d' ' -f1) $checkout"
     [[ -e $stamp && $(<"$stamp") == "$want" ]] && .venv/bin/python -c '' 2>/dev/null && return
