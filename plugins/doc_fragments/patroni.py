@@ -14,7 +14,8 @@ options:
   url:
     description:
       - Address of the REST API of any member of the group.
-      - The other members are reached at the addresses they announce (C(restapi.connect_address)), with the same certificates.
+      - The other members are reached at the addresses they announce (C(restapi.connect_address)), with the same
+        certificates.
     type: str
     default: https://localhost:8008
   ca_cert:

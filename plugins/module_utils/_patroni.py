@@ -475,7 +475,8 @@ class Client:
             connection.close()
         if answer.status >= 400:
             raise ServerError(
-                f"{method} {self.url}{path} was answered with {answer.status} {answer.reason}: {text[:500] or 'nothing'}.",
+                f"{method} {self.url}{path} was answered with {answer.status} {answer.reason}: "
+                f"{text[:500] or 'nothing'}.",
                 _remedy(answer.status),
                 status=answer.status,
             )

@@ -354,8 +354,8 @@ def _halt(desired: Desired, local: Local, why: str) -> list[Action]:
         )
     if local.run is Run.UNCLEAR and not desired.assume_stopped:
         raise Refused(
-            f"{desired.data_dir}/postmaster.pid names a process that is not seen from here. It has crashed, or it runs in "
-            f"another container. Its files have to be replaced: {why}.",
+            f"{desired.data_dir}/postmaster.pid names a process that is not seen from here. It has crashed, "
+            f"or it runs in another container. Its files have to be replaced: {why}.",
             "Make sure that no server runs on the folder, then set assume_stopped: true.",
             needs="stop",
         )
@@ -415,7 +415,7 @@ def _plan_absent(desired: Desired, state: State) -> list[Action]:
             raise Refused(
                 f"The server on {desired.data_dir} is running.", "Stop it and run the task again.", needs="stop"
             )
-        if state.local.up and not state.local.in_recovery or state.folder.was_primary:
+        if (state.local.up and not state.local.in_recovery) or state.folder.was_primary:
             raise Refused(
                 f"{desired.data_dir} is the data folder of a primary, not of a standby.",
                 "Remove it by hand if you mean it.",
@@ -441,8 +441,8 @@ def _refuse_foreign(desired: Desired, state: State, upstream: Upstream) -> None:
         )
     if folder.content is Content.DATABASE and folder.system_identifier != upstream.system_identifier:
         raise Refused(
-            f"{desired.data_dir} belongs to another database cluster: its system identifier is {folder.system_identifier}, "
-            f"that of {upstream.where} is {upstream.system_identifier}.",
+            f"{desired.data_dir} belongs to another database cluster: its system identifier is "
+            f"{folder.system_identifier}, that of {upstream.where} is {upstream.system_identifier}.",
             "Check primary_conninfo and data_dir; if the folder is of no use, move it away.",
         )
 

@@ -88,8 +88,8 @@ class Replication:
             raise ConnectionFailed(
                 f"Could not open a replication connection to {self.where} as {self._parts.get('user', 'the OS user')}: "
                 f"{' '.join(str(error).split())}",
-                "Check primary_conninfo, that the role has the REPLICATION attribute, and that pg_hba.conf has a line for "
-                "the database 'replication'.",
+                "Check primary_conninfo, that the role has the REPLICATION attribute, and that pg_hba.conf has a line "
+                "for the database 'replication'.",
             ) from error
 
     def close(self) -> None:
@@ -101,7 +101,8 @@ class Replication:
         version = int(self._connection.server_version)
         if version < MINIMUM_VERSION:
             raise InvalidInput(
-                f"{self.where} runs PostgreSQL {version // 10000}; pg_replica needs {MINIMUM_VERSION // 10000} or newer.",
+                f"{self.where} runs PostgreSQL {version // 10000}; "
+                f"pg_replica needs {MINIMUM_VERSION // 10000} or newer.",
                 "Upgrade it, or manage it with Patroni and give patroni_url.",
             )
         system, timeline, position = self._row("IDENTIFY_SYSTEM")[:3]
@@ -149,7 +150,9 @@ class Replication:
                     start_lsn=rules.format_lsn(position),
                     timeline=timeline,
                 )
-                deadline = time.monotonic() + PROBE_SECONDS
+                # Nothing is to be expected at the end of the log; before it, the log or the complaint comes at once.
+                at_end = int(upstream_timeline) == timeline and rules.parse_lsn(upstream_position) == position
+                deadline = time.monotonic() + (0 if at_end else PROBE_SECONDS)
                 while time.monotonic() < deadline:
                     if cursor.read_message() is not None:
                         break
@@ -357,8 +360,8 @@ class DataFolder:
 def ends_with_shutdown(programs: Programs, data_dir: str, timeline: int, replayed: int, segment_size: int) -> bool:
     """Whether the last record in the standby's log is the shutdown of its primary.
 
-    A primary that shuts down sends this record to its standbys before it ends, so nothing can be missing behind it. Only
-    pg_waldump tells what the last record is; it always ends with an error, where the log ends.
+    A primary that shuts down sends this record to its standbys before it ends, so nothing can be missing
+    behind it. Only pg_waldump tells what the last record is; it always ends with an error, where the log ends.
     """
     start = max(replayed - 65536, (replayed - 1) // segment_size * segment_size)
     output = programs.call(
@@ -419,8 +422,7 @@ def _sees_all_processes() -> bool:
 OBSERVE_LOCAL = """
 SELECT pg_is_in_recovery() AS in_recovery,
        greatest(checkpoint.timeline_id, recovery.min_recovery_end_timeline, receiver.received_tli) AS timeline,
-       CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()) END - '0/0'::pg_lsn
-           AS received,
+       greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()) - '0/0'::pg_lsn AS received,
        pg_last_wal_replay_lsn() - '0/0'::pg_lsn AS replayed,
        CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END AS replay_paused,
        receiver.status AS receiver,

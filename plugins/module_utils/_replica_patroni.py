@@ -40,7 +40,7 @@ def plan(params: Mapping[str, Any], name: str, cluster: _patroni.Cluster) -> str
         return None
     if member is None:
         raise Refused(
-            f"The group {cluster.scope} has no member {name}. It has {', '.join(sorted(m.name for m in cluster.members))}.",
+            f"The group {cluster.scope} has no member {name}, only {', '.join(m.name for m in cluster.members)}.",
             "Start Patroni on it, and give its name in Patroni's configuration as name.",
         )
     if state == "promoted":
@@ -84,7 +84,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         cluster = client.cluster()
     member = cluster.member(name)
     text = None if action is None else f"{action} {cluster.scope if action == 'pause' else name}"
-    is_leader = member is not None and member.is_leader or action in ("switchover", "failover")
+    is_leader = (member is not None and member.is_leader) or action in ("switchover", "failover")
     result: dict[str, Any] = {
         "changed": action is not None,
         "name": name,

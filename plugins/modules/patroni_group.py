@@ -56,15 +56,16 @@ options:
     default: 16777216
   restart_pending:
     description:
-      - Restart the members whose parameters need it; standbys first, one at a time, each waited for until it streams, then the
-        leader. Clients of the leader are disconnected.
-      - Limits that a standby may not have below its primary's (such as C(max_connections)) are lowered on the leader first.
+      - Restart the members whose parameters need it; standbys first, one at a time, each waited for until it streams,
+        then the leader. Clients of the leader are disconnected.
+      - Limits that a standby may not have below its primary's (such as C(max_connections)) are lowered on the leader
+        first.
     type: bool
     default: false
   restart_timeout:
     description:
-      - Seconds a restarted server may take to start before Patroni hands its leadership over. Replaces C(primary_start_timeout)
-        for these restarts.
+      - Seconds a restarted server may take to start before Patroni hands its leadership over. Replaces
+        C(primary_start_timeout) for these restarts.
     type: int
     default: 60
 author:
@@ -121,8 +122,8 @@ members:
        pending_restart: false, api_url: "https://10.0.0.12:8008/patroni"}
 pending_restart:
   description:
-    - Names of the members that still need a restart. In check mode those which need it now; what a change of O(config) would
-      add is known only once Patroni has applied it.
+    - Names of the members that still need a restart. In check mode those which need it now; what a change of
+      O(config) would add is known only once Patroni has applied it.
   returned: success
   type: list
   elements: str

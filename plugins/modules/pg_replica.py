@@ -11,10 +11,12 @@ module: pg_replica
 version_added: 0.1.0
 short_description: One physical streaming replica of a PostgreSQL server
 description:
-  - Makes a server a streaming standby of another one, promotes it, pauses it, or takes it out of service. It copies an empty data
-    folder with C(pg_basebackup), points a standby to another primary, and rewinds with C(pg_rewind) what has diverged.
+  - Makes a server a streaming standby of another one, promotes it, pauses it, or takes it out of service. It copies
+    an empty data folder with C(pg_basebackup), points a standby to another primary, and rewinds with C(pg_rewind)
+    what has diverged.
   - Runs on the standby's machine, as the OS user that owns the data folder.
-  - Whether the two servers fit is asked of the servers. What the primary would refuse to stream from is found out by asking it to.
+  - Whether the two servers fit is asked of the servers. What the primary would refuse to stream from is found out by
+    asking it to.
   - With O(patroni_url) it does the same through Patroni's REST API and never touches a file.
 extends_documentation_fragment:
   - citus_ha.cluster.attributes
@@ -23,18 +25,19 @@ options:
   state:
     description:
       - V(streaming) follows the server in O(primary_conninfo) with a lag below O(max_lag).
-      - V(promoted) is a primary. As planned, it requires that the old primary no longer accepts connections and that its clean
-        shutdown has arrived here, so that no write is lost and no second primary is left. O(force) skips both.
-      - V(paused) is a standby that receives but does not replay. V(streaming) resumes it. Under Patroni it means a group
-        without automatic failover.
+      - V(promoted) is a primary. As planned, it requires that the old primary no longer accepts connections and that
+        its clean shutdown has arrived here, so that no write is lost and no second primary is left. O(force) skips
+        both.
+      - V(paused) is a standby that receives but does not replay. V(streaming) resumes it. Under Patroni it means a
+        group without automatic failover.
       - V(absent) has no slot on the primary. The data folder is kept unless O(remove_data).
     type: str
     choices: [streaming, promoted, paused, absent]
     default: streaming
   name:
     description:
-      - Name of this standby, as C(application_name) in C(pg_stat_replication) and C(synchronous_standby_names) on the primary. Under
-        Patroni the name of the member.
+      - Name of this standby, as C(application_name) in C(pg_stat_replication) and C(synchronous_standby_names) on the
+        primary. Under Patroni the name of the member.
       - The machine's host name when not given.
     type: str
   data_dir:
@@ -42,8 +45,8 @@ options:
     type: path
   primary_conninfo:
     description:
-      - The server to follow, as libpq's connection parameters (C(host), C(port), C(user), C(sslmode), C(sslcert), C(passfile) ...). It becomes
-        PostgreSQL's parameter of the same name. Required without O(patroni_url).
+      - The server to follow, as libpq's connection parameters (C(host), C(port), C(user), C(sslmode), C(sslcert),
+        C(passfile) ...). It becomes PostgreSQL's parameter of the same name. Required without O(patroni_url).
       - C(user) needs the REPLICATION attribute only, and a line for C(replication) in pg_hba.conf.
     type: dict
   primary_password:
@@ -61,8 +64,8 @@ options:
     default: postgres
   slot:
     description:
-      - Physical replication slot on the primary, created when missing. It keeps the log for this standby while it is away, on the disk of
-        the primary, so drop it (O(state=absent)) when the standby is not to come back.
+      - Physical replication slot on the primary, created when missing. It keeps the log for this standby while it is
+        away, on the disk of the primary, so drop it (O(state=absent)) when the standby is not to come back.
       - O(name) in lower case, with underscores, when not given.
     type: str
   bin_dir:
@@ -73,7 +76,8 @@ options:
     type: path
   checkpoint:
     description:
-      - Whether the copy begins at once at the cost of a burst of writes on the primary, or after its next regular checkpoint.
+      - Whether the copy begins at once at the cost of a burst of writes on the primary, or after its next regular
+        checkpoint.
     type: str
     choices: [fast, spread]
     default: fast
@@ -86,7 +90,8 @@ options:
     default: 16777216
   manage_service:
     description:
-      - V(none) leaves starting and stopping to the caller's service manager. The module prepares the files and returns RV(needs).
+      - V(none) leaves starting and stopping to the caller's service manager. The module prepares the files and
+        returns RV(needs).
       - V(pg_ctl) starts and stops the server with C(pg_ctl).
     type: str
     choices: [none, pg_ctl]
@@ -101,8 +106,8 @@ options:
     default: false
   assume_stopped:
     description:
-      - Believe that no server runs on O(data_dir) although its C(postmaster.pid) is there and its process cannot be seen, as after a
-        crash inside of a container.
+      - Believe that no server runs on O(data_dir) although its C(postmaster.pid) is there and its process cannot be
+        seen, as after a crash inside of a container.
     type: bool
     default: false
   force:
@@ -123,9 +128,9 @@ options:
     default: 120
   patroni_url:
     description:
-      - Address of the REST API of a member of the group. The standby is then Patroni's, and O(name) its member. V(streaming)
-        reinitializes it when it does not stream and O(allow_rebuild) is set, V(promoted) switches over (with O(force) fails over),
-        V(paused) pauses the group, V(absent) checks that the member has left.
+      - Address of the REST API of a member of the group. The standby is then Patroni's, and O(name) its member.
+        V(streaming) reinitializes it when it does not stream and O(allow_rebuild) is set, V(promoted) switches over
+        (with O(force) fails over), V(paused) pauses the group, V(absent) checks that the member has left.
     type: str
   patroni_ca_cert:
     description: As O(citus_ha.cluster.patroni_group#module:ca_cert).
@@ -142,12 +147,14 @@ options:
 notes:
   - O(login_host) and its companions are the standby's own server, O(primary_conninfo) is the server that it follows.
   - PostgreSQL 15 or newer on the primary, for C(READ_REPLICATION_SLOT).
-  - "Where a container's only process is the server, call the module twice. First while the container is stopped, in a one-off container with
-    the same volumes (or while it does not exist yet); then start the container; then again inside of it. The first call copies, rewinds
-    and configures, and returns RV(needs=start). The second has nothing to change and waits until the standby streams. When a call inside of the
-    running container fails with RV(needs=stop), the files have to be replaced, so stop the container and begin with the first call."
-  - "It writes C(standby.signal), and C(primary_conninfo) and C(primary_slot_name) to C(postgresql.auto.conf) (by C(ALTER SYSTEM) when
-    the server runs). A server started with the same parameters on its command line does not see them."
+  - "Where a container's only process is the server, call the module twice. First while the container is stopped, in a
+    one-off container with the same volumes (or while it does not exist yet); then start the container; then again
+    inside of it. The first call copies, rewinds and configures, and returns RV(needs=start). The second has nothing
+    to change and waits until the standby streams. When a call inside of the running container fails with
+    RV(needs=stop), the files have to be replaced, so stop the container and begin with the first call."
+  - "It writes C(standby.signal), and C(primary_conninfo) and C(primary_slot_name) to C(postgresql.auto.conf) (by
+    C(ALTER SYSTEM) when the server runs). A server started with the same parameters on its command line does not see
+    them."
 author:
   - citus_ha contributors
 seealso:
@@ -212,7 +219,8 @@ name:
   type: str
 needs:
   description:
-    - V(start) when the files are ready and the server has to be started, V(stop) (of a failed task) when it has to be stopped first.
+    - V(start) when the files are ready and the server has to be started, V(stop) (of a failed task) when it has to be
+      stopped first.
   returned: success, and when a failure tells to stop the server
   type: str
   sample: none
@@ -276,9 +284,9 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     Refused,
     ServerError,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._replica import Action, Step
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
 from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
-from ansible_collections.citus_ha.cluster.plugins.module_utils._replica import Action, Step
 
 SLOT_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
@@ -534,7 +542,7 @@ class Replica:
                 lacking = self.unsafe()
         raise Refused(
             f"Promoting the server on {self.desired.data_dir} is not safe: {'; '.join(lacking)}.",
-            "Shut the old primary down cleanly (pg_ctl stop -m fast, or its service) and see that it is not started again. "
+            "Shut the old primary down cleanly (pg_ctl stop -m fast, or its service) and see that it stays down. "
             "If it is gone for good, set force: true; writes that did not arrive here are then lost.",
         )
 
@@ -545,7 +553,7 @@ class Replica:
             lambda state: rules.missing_for_streaming(self.desired, state),
             self.params["wait_timeout"],
             f"Waiting for the standby on {self.desired.data_dir} to stream",
-            "Look at its log, and at the primary's. If the log it needs is gone, run the task again with allow_rebuild: true.",
+            "Look at its log, and at the primary's. If the log it needs is gone, set allow_rebuild: true.",
         )
 
     def observe_running(self) -> rules.State:

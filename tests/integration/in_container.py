@@ -1,5 +1,5 @@
 # Copyright (c) 2026 citus_ha contributors
-# MIT License (see LICENSE or https://opensource.org/license/mit)
+# MIT License (see LICENSE or https://opensource.org/licenses/MIT)
 # SPDX-License-Identifier: MIT
 """Run a module inside a test's container, as Ansible would, without a connection plugin in between."""
 
@@ -37,6 +37,8 @@ def install(server: Server) -> None:
         for name in ("module_utils", "modules"):
             tar.add(COLLECTION / "plugins" / name, f"{HOME[1:]}/{plugins}/{name}", filter=_no_cache)
     server.container.put_archive("/", archive.getvalue())
+    # The modules run as another user, who cannot keep what Python compiles.
+    server.run(["python3", "-m", "compileall", "-q", "-j2", HOME], user="root")
 
 
 def _no_cache(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -1,5 +1,5 @@
 # Copyright (c) 2026 citus_ha contributors
-# MIT License (see LICENSE or https://opensource.org/license/mit)
+# MIT License (see LICENSE or https://opensource.org/licenses/MIT)
 # SPDX-License-Identifier: MIT
 """A Patroni group in containers: one etcd and some members, without TLS, in a private network.
 

@@ -1,5 +1,5 @@
 # Copyright (c) 2026 citus_ha contributors
-# MIT License (see LICENSE or https://opensource.org/license/mit)
+# MIT License (see LICENSE or https://opensource.org/licenses/MIT)
 # SPDX-License-Identifier: MIT
 """patroni_group against a real Patroni group: check, apply, again, again with check."""
 
