@@ -25,13 +25,11 @@ options:
     type: str
     default: ""
   owner:
-    description: Numeric user id or user name that owns files and folders.
+    description: Numeric user id or user name that owns files and folders. The user that runs the task when not given.
     type: str
-    required: true
   group:
-    description: Numeric group id or group name of files and folders.
+    description: Numeric group id or group name of files and folders. The group of that user when not given.
     type: str
-    required: true
   files:
     description: The files. Missing parent folders are made with mode 0750.
     type: list
@@ -174,8 +172,8 @@ def number(name: str, look_up: Any, kind: str) -> int:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Compare, and unless in check mode write."""
     params = module.params
-    uid = number(params["owner"], pwd.getpwnam, "owner")
-    gid = number(params["group"], grp.getgrnam, "group")
+    uid = number(params["owner"], pwd.getpwnam, "owner") if params["owner"] else os.geteuid()
+    gid = number(params["group"], grp.getgrnam, "group") if params["group"] else os.getegid()
     changed, differences = [], []
     for file in params["files"]:
         path = params["root"] + file["path"]
@@ -206,8 +204,8 @@ def main() -> None:
         AnsibleModule(
             argument_spec={
                 "root": {"type": "str", "default": ""},
-                "owner": {"type": "str", "required": True},
-                "group": {"type": "str", "required": True},
+                "owner": {"type": "str"},
+                "group": {"type": "str"},
                 "files": {
                     "type": "list",
                     "elements": "dict",

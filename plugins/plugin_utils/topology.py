@@ -64,7 +64,8 @@ class Node:
     connections come from, ``machine`` what its ports and memory are shared on. ``become`` says whether
     tasks have to become the service's user: in a container they are it already. ``memory`` is the sum of the
     node's limits in bytes, 0 without any. ``proxy_address`` and
-    ``proxy_ip`` are the same for the HAProxy beside a pooler.
+    ``proxy_ip`` are the same for the HAProxy beside a pooler, and ``client`` says how clients outside reach
+    both: ``address``, ``pooler``, ``primary`` and ``standby`` (ports).
     """
 
     name: str
@@ -81,6 +82,7 @@ class Node:
     initial_primary: bool = False
     proxy_address: str | None = None
     proxy_ip: str | None = None
+    client: dict[str, Any] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -209,6 +211,7 @@ def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
     if kind == "pooler":
         node.proxy_address = proxy_name(host) if on_bridge else "localhost"
         node.proxy_ip = container_ip(proxy_name(host), inventory.get(host, "service_docker_subnet")) if on_bridge else node.ip
+        node.client = _client(inventory, node, on_bridge)
     if kind == "postgres":
         node.manager = "none" if group == "standalone" else inventory.get(host, "postgres_manager")
         if group != "standalone":
@@ -218,6 +221,23 @@ def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         candidates = [h for h in siblings if inventory.get(h, "postgres_initial_role") != "standby"]
         node.initial_primary = group == "standalone" or bool(candidates and candidates[0] == host)
     return node
+
+
+def _client(inventory: Inventory, node: Node, on_bridge: bool) -> dict[str, Any]:
+    """How a client outside the cluster reaches a pooler: by its published ports, or by its own address."""
+    ports = {
+        "pooler": ("pgbouncer_port", "pgbouncer_published_port"),
+        "primary": ("haproxy_primary_port", "haproxy_primary_published_port"),
+        "standby": ("haproxy_standby_port", "haproxy_standby_published_port"),
+    }
+    published = on_bridge and int(inventory.get(node.name, "pgbouncer_published_port"))
+    publish_address = str(inventory.get(node.name, "service_docker_publish_address"))
+    machine = inventory.hostvars.get(node.machine, {}).get("ansible_host", node.machine)
+    address = (machine if publish_address in ("0.0.0.0", "::") else publish_address) if published else node.ip
+    return {
+        "address": "localhost" if address in ("127.0.0.1", "::1") else address,
+        **{name: int(inventory.get(node.name, outside if published else inside)) for name, (inside, outside) in ports.items()},
+    }
 
 
 def _bytes(size: Any) -> int:
