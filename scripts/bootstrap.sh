@@ -142,6 +142,7 @@ make_venv() {
     fi
     rm -f "$stamp"
     say "installing Ansible and the tools of requirements.txt into .venv (about a minute)"
+    # The hashes in requirements.txt make pip refuse any other file.
     # --no-compile: most of the package `ansible` is never imported; the rest is compiled when it first is.
     quietly .venv/bin/python -m pip install --disable-pip-version-check --no-compile -r requirements.txt
     printf '%s\n' "$want" >"$stamp"

@@ -146,8 +146,6 @@ def test_galaxy_names_the_collections_that_are_used() -> None:
         *ROOT.glob("roles/*/handlers/*.yml"),
         *ROOT.glob("playbooks/*.yml"),
     ]:
-        for collection in re.findall(
-            r"^\s*(?:- )?(?:name: )?([a-z_]+\.[a-z_]+)\.[a-z_]+:", path.read_text(), re.MULTILINE
-        ):
+        for collection in re.findall(r"^ *(?:- )?([a-z_]+\.[a-z_]+)\.[a-z_]+:$", path.read_text(), re.MULTILINE):
             used.setdefault(collection, str(path.relative_to(ROOT)))
     assert {collection: where for collection, where in used.items() if collection not in declared} == {}
