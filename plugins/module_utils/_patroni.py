@@ -357,6 +357,8 @@ class Client:
     :raises ServerError: an answer with a status of 400 and above; ``details`` holds ``status``.
     """
 
+    hint = "Check that Patroni runs there, its restapi.listen, and the TLS options."
+
     def __init__(
         self,
         url: str,
@@ -388,19 +390,19 @@ class Client:
 
     def cluster(self) -> Cluster:
         """The group, fresh from the registry."""
-        return parse_cluster(self._json("GET", "/cluster"))
+        return parse_cluster(self.json("GET", "/cluster"))
 
     def config(self) -> dict[str, Any]:
         """The dynamic configuration as this member last read it: call :meth:`cluster` first for a fresh one."""
-        return self._json("GET", "/config")
+        return self.json("GET", "/config")
 
     def status(self) -> dict[str, Any]:
         """This member itself (``GET /patroni``)."""
-        return self._json("GET", "/patroni")
+        return self.json("GET", "/patroni")
 
     def patch_config(self, patch: Mapping[str, Any]) -> dict[str, Any]:
         """Merge into the dynamic configuration and wake the member's HA loop; returns the new configuration."""
-        return self._json("PATCH", "/config", patch)
+        return self.json("PATCH", "/config", patch)
 
     def restart(self, timeout: int, only_pending: bool = True) -> str:
         """Restart PostgreSQL and wait for it; returns Patroni's words.
@@ -430,7 +432,8 @@ class Client:
         """Switch automatic failover off or on."""
         return self.patch_config({"pause": True if paused else None})
 
-    def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The object that a request is answered with."""
         text = self._request(method, path, body)
         try:
             answer = json.loads(text)
@@ -469,7 +472,7 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise ConnectionFailed(
                 f"{method} {self.url}{path} got no answer within {limit:g} seconds: {_words(error)}.",
-                "Check that Patroni runs there, its restapi.listen, and the TLS options.",
+                self.hint,
             ) from error
         finally:
             connection.close()

@@ -72,9 +72,11 @@ def same_conninfo(left: str, right: str) -> bool:
 class Replication:
     """A physical replication session with the server to follow. It needs only the REPLICATION attribute."""
 
-    def __init__(self, conninfo: str, timeout: int) -> None:
+    def __init__(self, conninfo: str, timeout: int, password: str | None = None) -> None:
         parts = psycopg2.extensions.parse_dsn(conninfo)
         parts.setdefault("connect_timeout", str(timeout))
+        if password is not None:
+            parts["password"] = password
         parts["application_name"] = "citus_ha"  # the standby's own name would count as a synchronous standby
         self.where = f"{parts['host']}:{parts.get('port', '5432')}"
         self._parts = parts

@@ -327,7 +327,9 @@ class Replica:
     def connect_upstream(self) -> None:
         """Open the session with the server to follow; for a promotion it need not be there."""
         try:
-            self._replication = host.Replication(self.desired.conninfo, self.params["connect_timeout"])
+            self._replication = host.Replication(
+                self.desired.conninfo, self.params["connect_timeout"], self.params["primary_password"]
+            )
         except ConnectionFailed:
             if self.desired.state in ("promoted", "paused"):
                 return
@@ -567,23 +569,25 @@ class Replica:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Observe, plan, apply; through Patroni when it manages the standby."""
-    if module.params["patroni_url"]:
+    params = module.params
+    if params["patroni_url"]:
         return _replica_patroni.work(module)
     replica = Replica(module)
     # Check mode must not create the folder; it changes nothing, so it need not wait for its turn.
-    with nullcontext() if module.check_mode else replica.folder.lock(module.params["wait_timeout"]):
+    with nullcontext() if module.check_mode else replica.folder.lock(params["wait_timeout"]):
+        # The programs that copy and rewind read the password there; check mode does without the file.
+        password_changed = params["primary_password"] is not None and _store_password(module)
         replica.connect_upstream()
         try:
-            return change(module, replica)
+            return change(module, replica, password_changed)
         finally:
             replica.close()
 
 
-def change(module: AnsibleModule, replica: Replica) -> dict[str, Any]:
+def change(module: AnsibleModule, replica: Replica, password_changed: bool) -> dict[str, Any]:
     """One standby of ours."""
     params = module.params
     before = replica.observe()
-    password_changed = params["primary_password"] is not None and _store_password(module)
     actions = rules.plan(replica.desired, before)
     promotes = any(action.step is Step.PROMOTE for action in actions)
     if promotes and not params["force"]:
@@ -649,13 +653,10 @@ def _store_password(module: AnsibleModule) -> bool:
         )
     path = Path(parts["passfile"])
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    after = host.passfile_with(
-        before,
-        str(parts["host"]),
-        str(parts.get("port") or 5432),
-        str(parts["user"]),
-        module.params["primary_password"],
-    )
+    after = before
+    for source in ({**parts, **module.params["basebackup_conninfo"]}, parts):
+        where = (str(source["host"]), str(source.get("port") or 5432), str(source["user"]))
+        after = host.passfile_with(after, *where, module.params["primary_password"])
     if before == after and path.stat().st_mode & 0o777 == 0o600:
         return False
     if not module.check_mode:

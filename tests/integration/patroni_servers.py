@@ -31,6 +31,7 @@ class PatroniGroup:
     """A running group. ``servers`` are its members by name, the registry left out."""
 
     servers: dict[str, Server]
+    registry_url: str = ""
 
     def url(self, name: str) -> str:
         """Address of a member's REST API, as the test reaches it."""
@@ -54,9 +55,9 @@ class PatroniGroup:
         """The last lines that Patroni wrote on a member."""
         return self.servers[name].run(["tail", "-n", "60", "/tmp/patroni.log"])
 
-    def leader(self) -> str:
-        """Name of the leader."""
-        members = self.get(next(iter(self.servers)), "/cluster")["members"]
+    def leader(self, asked: str | None = None) -> str:
+        """Name of the leader, as the first member or ``asked`` tells it."""
+        members = self.get(asked or next(iter(self.servers)), "/cluster")["members"]
         return next(str(member["name"]) for member in members if member["role"] == "leader")
 
     def wait(self, timeout: float = 60.0) -> None:
@@ -91,7 +92,7 @@ def patroni_group(
             ],
             detach=True,
         )
-        group = PatroniGroup({name: hosts[name] for name in names})
+        group = PatroniGroup({name: hosts[name] for name in names}, f"http://{hosts[REGISTRY].address}:2379")
         for name in names:
             configuration = json.dumps(_configuration(hosts[name], dynamic or {}, loop_wait))
             hosts[name].run(["sh", "-c", 'printf %s "$1" >/tmp/patroni.yml', "sh", configuration])

@@ -23,6 +23,9 @@ SETTINGS = {
 }
 
 
+NAME = """it's "Two" \\x = $(y)"""
+
+
 class Host:
     """One machine of the test: its data folder, its server, and the module on it."""
 
@@ -134,14 +137,14 @@ def hosts(machines: dict[str, Host]) -> Iterator[dict[str, Host]]:
 def test_an_empty_folder_becomes_a_streaming_standby(hosts: dict[str, Host]) -> None:
     one, two = hosts["one"], hosts["two"]
     write(one, "before")
-    prepared = two.changed("one", name="standby-Two", slot="two")
+    prepared = two.changed("one", name=NAME, slot="two")
     assert prepared["needs"] == "start"
     assert prepared["queries"] == ["CREATE_REPLICATION_SLOT two PHYSICAL RESERVE_WAL"]
-    assert two.unchanged("one", name="standby-Two", slot="two")["needs"] == "start"
+    assert two.unchanged("one", name=NAME, slot="two")["needs"] == "start"
     two.start()
-    result = two.unchanged("one", name="standby-Two", slot="two")
+    result = two.unchanged("one", name=NAME, slot="two")
     assert (result["role"], result["receiver"], result["needs"]) == ("standby", "streaming", "none")
-    assert one.query("SELECT application_name, state FROM pg_stat_replication") == [("standby-Two", "streaming")]
+    assert one.query("SELECT application_name, state FROM pg_stat_replication") == [(NAME, "streaming")]
     assert one.query("SELECT slot_name::text, active, slot_type FROM pg_replication_slots") == [
         ("two", True, "physical")
     ]
@@ -210,8 +213,12 @@ def test_a_diverged_old_primary_is_rewound(hosts: dict[str, Host], crashed: bool
         one.refused("two", "postmaster.pid", "assume_stopped: true")
     else:
         one.stop()
-    prepared = one.changed("two", assume_stopped=crashed)
+    one.refused("two", "could not be rewound", "allow_rebuild: true", rewind_user="nobody", assume_stopped=crashed)
+    # Copied anew when it cannot be rewound and that is allowed
+    options = {"rewind_user": "nobody", "allow_rebuild": True} if crashed else {}
+    prepared = one.changed("two", assume_stopped=crashed, **options)
     assert any("rewind" in action for action in prepared["actions"])
+    assert ("Copied anew" in str(prepared.get("warnings"))) is crashed
     one.start()
     one.unchanged("two")
     assert rows(one) == ["both", "kept"]
@@ -321,7 +328,7 @@ def test_absent_drops_the_slot_and_keeps_the_data(hosts: dict[str, Host]) -> Non
 
 
 def test_absent_never_removes_a_primary(hosts: dict[str, Host]) -> None:
-    one, two = hosts["one"], hosts["two"]
+    two = hosts["two"]
     two.follow("one")
     two.changed("one", state="promoted", force=True)
     two.stop()
@@ -361,6 +368,20 @@ def test_a_password_goes_into_the_passfile_only(hosts: dict[str, Host]) -> None:
     assert result["receiver"] == "streaming"
     assert two.server.run(["stat", "-c", "%a", "/tmp/passfile"]).strip() == "600"
     assert "secret" not in two.server.run(["cat", f"{DATA}/postgresql.auto.conf"])
+
+
+def test_a_role_without_the_right(hosts: dict[str, Host]) -> None:
+    hosts["one"].query("CREATE ROLE plain LOGIN")
+    result = call(
+        hosts["two"].server,
+        "pg_replica",
+        data_dir=DATA,
+        primary_conninfo={"host": "one", "user": "plain"},
+        wait_timeout=5,
+    )
+    assert result["failed"] is True
+    assert "as plain" in result["msg"]
+    assert "REPLICATION" in result["msg"]
 
 
 def test_nobody_answers(hosts: dict[str, Host]) -> None:

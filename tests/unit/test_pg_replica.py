@@ -10,11 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg2.extensions
 import pytest
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni, _replica_patroni
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _replica as rules
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _replica_host as host
-from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, Refused, ServerError
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
+    InvalidInput,
+    Refused,
+    ServerError,
+    TimedOut,
+)
 from ansible_collections.citus_ha.cluster.plugins.module_utils._replica import Content, Continuation, Run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -258,6 +264,21 @@ def test_primary_conninfo() -> None:
     assert host.same_conninfo(left, r"application_name = two  user=o\'neil host='one' port=5433")
     assert not host.same_conninfo(left, "host=one")
     assert host.same_conninfo("no conninfo", "no conninfo")
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30))
+def test_any_name_stays_one_value(name: str) -> None:
+    parts = psycopg2.extensions.parse_dsn(host.make_conninfo({"host": name, "user": name}, name))
+    assert parts == {"host": name, "user": name, "application_name": name}
+    assert set(rules.slot_name(name)) <= set("abcdefghijklmnopqrstuvwxyz0123456789_")
+
+
+def test_two_runs_wait_for_each_other(tmp_path: Path) -> None:
+    folder = host.DataFolder(str(tmp_path / "new"), programs())
+    with folder.lock(1), pytest.raises(TimedOut, match="Another run of pg_replica"), folder.lock(0):
+        pass
+    with folder.lock(0):
+        pass
 
 
 def test_the_passfile_keeps_other_entries() -> None:
