@@ -126,6 +126,13 @@ options:
     description: Seconds to wait.
     type: int
     default: 120
+  wait_for_start:
+    description:
+      - The server has been told to start, so wait until it is there. Without it, a stopped server is left to the
+        caller.
+      - Not done in check mode, and without O(wait).
+    type: bool
+    default: false
   patroni_url:
     description:
       - Address of the REST API of a member of the group. The standby is then Patroni's, and O(name) its member.
@@ -147,11 +154,11 @@ options:
 notes:
   - O(login_host) and its companions are the standby's own server, O(primary_conninfo) is the server that it follows.
   - PostgreSQL 15 or newer on the primary, for C(READ_REPLICATION_SLOT).
-  - "Where a container's only process is the server, call the module twice. First while the container is stopped, in a
-    one-off container with the same volumes (or while it does not exist yet); then start the container; then again
-    inside of it. The first call copies, rewinds and configures, and returns RV(needs=start). The second has nothing
-    to change and waits until the standby streams. When a call inside of the running container fails with
-    RV(needs=stop), the files have to be replaced, so stop the container and begin with the first call."
+  - "With O(manage_service=none) call the module twice. First while no server runs: on the machine, in a container whose
+    command waits for the data folder, or in a one-off container with the same volumes. It copies, rewinds and
+    configures, and returns RV(needs=start). Then let the server start, and call it again where the server runs, with
+    O(wait_for_start=true): it has nothing to change, and waits until the standby streams. When a call beside a running
+    server fails with RV(needs=stop), its files have to be replaced: stop the server and begin with the first call."
   - "It writes C(standby.signal), and C(primary_conninfo) and C(primary_slot_name) to C(postgresql.auto.conf) (by
     C(ALTER SYSTEM) when the server runs). A server started with the same parameters on its command line does not see
     them."
@@ -191,6 +198,7 @@ EXAMPLES = r"""
   citus_ha.cluster.pg_replica:
     data_dir: /var/lib/postgresql/17/main
     primary_conninfo: "{{ conninfo }}"
+    wait_for_start: true
   become: true
   become_user: postgres
 
@@ -548,6 +556,16 @@ class Replica:
             "If it is gone for good, set force: true; writes that did not arrive here are then lost.",
         )
 
+    def wait_for_start(self) -> None:
+        """Come back when there is a process; what it lacks then is seen by looking at it."""
+        wait_for(
+            self.folder.process,
+            lambda run: [] if run is rules.Run.STARTING else [f"the server is {run.value}"],
+            self.params["wait_timeout"],
+            f"Waiting for the server on {self.desired.data_dir} to start",
+            "Look at the log of its service.",
+        )
+
     def wait_until_streaming(self) -> rules.State:
         """Come back when the running standby streams as wanted."""
         return wait_for(
@@ -587,6 +605,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 def change(module: AnsibleModule, replica: Replica, password_changed: bool) -> dict[str, Any]:
     """One standby of ours."""
     params = module.params
+    if params["wait_for_start"] and params["wait"] and not module.check_mode:
+        replica.wait_for_start()
     before = replica.observe()
     actions = rules.plan(replica.desired, before)
     promotes = any(action.step is Step.PROMOTE for action in actions)
@@ -695,6 +715,7 @@ def main() -> None:
             "remove_data": {"type": "bool", "default": False},
             "wait": {"type": "bool", "default": True},
             "wait_timeout": {"type": "int", "default": 120},
+            "wait_for_start": {"type": "bool", "default": False},
             "patroni_url": {"type": "str"},
             "patroni_ca_cert": tls["ca_cert"],
             "patroni_client_cert": tls["client_cert"],

@@ -41,6 +41,12 @@ class Host:
     def start(self) -> None:
         self.server.run(["pg_ctl", "-D", DATA, "-w", "-l", "/tmp/postgres.log", "start"])
 
+    def start_later(self) -> None:
+        """As a service manager does, which answers before the server is there."""
+        self.server.container.exec_run(
+            ["sh", "-c", f"sleep 3; pg_ctl -D {DATA} -l /tmp/postgres.log start"], user="postgres", detach=True
+        )
+
     def stop(self, mode: str = "fast") -> None:
         self.server.run(["pg_ctl", "-D", DATA, "-w", "-m", mode, "stop"])
 
@@ -141,8 +147,8 @@ def test_an_empty_folder_becomes_a_streaming_standby(hosts: dict[str, Host]) -> 
     assert prepared["needs"] == "start"
     assert prepared["queries"] == ["CREATE_REPLICATION_SLOT two PHYSICAL RESERVE_WAL"]
     assert two.unchanged("one", name=NAME, slot="two")["needs"] == "start"
-    two.start()
-    result = two.unchanged("one", name=NAME, slot="two")
+    two.start_later()
+    result = two.unchanged("one", name=NAME, slot="two", wait_for_start=True)
     assert (result["role"], result["receiver"], result["needs"]) == ("standby", "streaming", "none")
     assert one.query("SELECT application_name, state FROM pg_stat_replication") == [(NAME, "streaming")]
     assert one.query("SELECT slot_name::text, active, slot_type FROM pg_replication_slots") == [
