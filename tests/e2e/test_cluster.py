@@ -1,0 +1,209 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""A whole cluster, from an empty engine to its removal. The tests build on each other, in this order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from cluster import PREFIX, Cluster, cluster, eventually
+
+EVENTS = [("login", 3, 3), ("logout", 1, 1), ("purchase", 2, 2)]
+ASK = "SELECT event_type, count(*), count(DISTINCT user_id) FROM events GROUP BY 1 ORDER BY 1"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster of this module."""
+    with cluster(tmp_path_factory.mktemp("inventory") / "e2e") as made:
+        made.play("site", timeout=1800).succeeded()
+        yield made
+
+
+def healthy(demo: Cluster) -> bool:
+    """Whether verify.yml says so."""
+    return demo.play("verify").code == 0
+
+
+def test_every_container_of_the_drawing_runs(demo: Cluster) -> None:
+    running = {c.name.removeprefix(PREFIX) for c in demo.containers(everything=False)}
+    assert running == {
+        *(f"etcd-{n}" for n in (1, 2, 3)),
+        *(f"{group}-{n}" for group in ("coordinator", "worker1", "worker2") for n in (1, 2)),
+        "pgbouncer-1",
+        "pgbouncer-1-haproxy",
+        "postgres-1",
+    }
+
+
+def test_a_second_run_changes_nothing(demo: Cluster) -> None:
+    assert demo.play("site").succeeded().changed == {}
+
+
+def test_check_mode_says_that_nothing_would_change(demo: Cluster) -> None:
+    assert demo.play("site", "--check", "--diff").succeeded().changed == {}
+
+
+def test_check_mode_shows_exactly_a_changed_variable(demo: Cluster) -> None:
+    run = demo.play("site", "--check", "--diff", "-e", "pgbouncer_default_pool_size=41").succeeded()
+    assert run.changed == {f"{PREFIX}pgbouncer-1": 1}
+    assert "-default_pool_size = 40" in run.output and "+default_pool_size = 41" in run.output
+    assert "default_pool_size = 40" in demo.inside("pgbouncer-1", "cat", "/etc/citus_ha/pgbouncer/pgbouncer.ini")
+
+
+def test_the_example_runs_through_pgbouncer(demo: Cluster) -> None:
+    output = demo.play("example").succeeded().output
+    assert "purchase" in output
+    assert demo.query(ASK) == EVENTS
+    demo.play("example").succeeded()
+    assert demo.query("SELECT count(*) FROM events") == [(6,)]
+
+
+def test_rows_are_spread_over_both_worker_groups(demo: Cluster) -> None:
+    rows = demo.query(
+        "SELECT n.groupid, count(*) FROM pg_dist_placement p JOIN pg_dist_node n USING (groupid) JOIN pg_dist_shard s USING (shardid)"
+        " WHERE s.logicalrelid = 'events'::regclass AND n.noderole = 'primary' GROUP BY 1 ORDER BY 1"
+    )
+    assert [group for group, _ in rows] == [1, 2]
+    assert {count for _, count in rows} == {16}
+
+
+def test_status_shows_nodes_shards_and_replication(demo: Cluster) -> None:
+    output = demo.play("status").succeeded().output
+    assert output.count("leader") == 3 and output.count("streaming") == 3
+    assert "public.events" in output
+
+
+def test_the_cluster_is_healthy(demo: Cluster) -> None:
+    assert "is healthy" in demo.play("verify").succeeded().output
+
+
+def test_the_application_role_reaches_the_shards_from_every_server(demo: Cluster) -> None:
+    if demo.source == "standin":
+        pytest.skip("the stand-in answers on the coordinator only")
+    for node in ("coordinator", "worker1", "worker2"):
+        assert demo.psql(demo.leader(node), "SELECT count(*) FROM events", user="app") == "6"
+
+
+def test_the_application_role_is_no_superuser_and_the_superuser_stays_inside(demo: Cluster) -> None:
+    assert demo.query("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == [(False,)]
+    with pytest.raises(psycopg2.OperationalError, match="pg_hba.conf rejects"):
+        demo.connect(user="postgres", password="anything", port=25432)
+    with pytest.raises(psycopg2.OperationalError):
+        demo.connect(sslmode="disable")
+
+
+def test_memory_settings_follow_the_limit(demo: Cluster) -> None:
+    assert demo.psql("worker1-1", "SHOW shared_buffers") == "128MB"
+    assert demo.psql("worker1-1", "SHOW effective_cache_size") == "384MB"
+
+
+def test_no_write_is_lost_when_every_container_restarts_in_turn(demo: Cluster) -> None:
+    acknowledged: list[int] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        key = 0
+        while not stop.is_set():
+            key += 1
+            try:
+                demo.query("INSERT INTO ledger (key) VALUES (%s)", (key,))
+                acknowledged.append(key)
+            except psycopg2.Error:
+                time.sleep(0.2)
+
+    demo.query("CREATE TABLE ledger (key bigint PRIMARY KEY)")
+    demo.query("SELECT create_distributed_table('ledger', 'key')", port=25000)
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for container in sorted(demo.containers(), key=lambda c: c.name):
+            before = len(acknowledged)
+            container.restart(timeout=30)
+            eventually(lambda before=before: len(acknowledged) > before + 3, timeout=120)
+    finally:
+        stop.set()
+        writer.join()
+    stored = {key for (key,) in demo.query("SELECT key FROM ledger")}
+    assert set(acknowledged) <= stored
+    eventually(lambda: healthy(demo), timeout=180)
+
+
+@pytest.mark.parametrize("group", ["worker1", "coordinator"])
+def test_a_killed_leader_is_replaced_and_rejoins(demo: Cluster, group: str) -> None:
+    old = demo.leader(group)
+    count = demo.query("SELECT count(*) FROM ledger")
+    container = demo.docker.containers.get(PREFIX + old)
+    container.kill()
+    new = eventually(lambda: demo.leader(group), timeout=90)
+    assert new != old
+    # An insert that reaches all shards: authentication from node to node works after the failover, too.
+    eventually(lambda: demo.query("INSERT INTO ledger SELECT g FROM generate_series(10000000, 10000099) g ON CONFLICT DO NOTHING") == [])
+    assert demo.query("SELECT count(*) FROM ledger")[0][0] >= count[0][0]
+    container.start()
+    eventually(lambda: healthy(demo), timeout=180)
+
+
+def test_a_broken_standby_is_built_anew(demo: Cluster) -> None:
+    standby = "worker1-1" if demo.leader("worker1") == "worker1-2" else "worker1-2"
+    demo.inside(standby, "sh", "-c", "rm -rf /var/lib/citus_ha/postgres/data/base")
+    demo.docker.containers.get(PREFIX + standby).restart(timeout=10)
+    demo.play("reinit", "-e", f"node={PREFIX}{standby}").succeeded()
+    eventually(lambda: healthy(demo), timeout=120)
+
+
+def test_settings_change_by_running_the_playbook_again(demo: Cluster) -> None:
+    values = ["-e", '{"postgres_parameters": {"work_mem": "3MB", "max_locks_per_transaction": 128}}', "-e", "pgbouncer_default_pool_size=30"]
+    run = demo.play("site", *values).succeeded()
+    assert f"{PREFIX}pgbouncer-1" in run.changed
+    for node in ("coordinator-1", "worker1-1", "worker2-2", "postgres-1"):
+        assert demo.psql(node, "SHOW work_mem") == "3MB"
+        assert demo.psql(node, "SHOW max_locks_per_transaction") == "128"  # needs a restart, and got it
+    assert "default_pool_size = 30" in demo.inside("pgbouncer-1", "cat", "/etc/citus_ha/pgbouncer/pgbouncer.ini")
+    assert demo.play("site", *values).succeeded().changed == {}
+    assert demo.query(ASK) == EVENTS
+
+
+def test_logs_and_dump(demo: Cluster, tmp_path: Path) -> None:
+    assert "no action. I am" in demo.play("logs", "-e", f"node={PREFIX}worker1-1", "-e", "service_log_lines=20").succeeded().output
+    demo.play("dump", "-e", f"postgres_dump_path={tmp_path}/").succeeded()
+    demo.play("dump", "-e", f"node={PREFIX}worker2-1", "-e", f"postgres_dump_path={tmp_path}/").succeeded()
+    dumps = sorted(tmp_path.iterdir())
+    assert len(dumps) == 2
+    assert all(dump.read_bytes()[:5] == b"PGDMP" for dump in dumps)
+
+
+def test_a_third_worker_group_takes_its_share(demo: Cluster) -> None:
+    demo.groups["workers"]["children"]["worker3"] = {"vars": {"citus_group": 3}, "hosts": {f"{PREFIX}worker3-{n}": {} for n in (1, 2)}}
+    demo.save()
+    demo.play("site").succeeded()
+    demo.play("rebalance").succeeded()
+    shards = demo.query("SELECT count(*) FROM pg_dist_placement p JOIN pg_dist_node n USING (groupid) WHERE noderole = 'primary' AND groupid = 3")
+    assert shards[0][0] > 0
+    assert demo.query(ASK) == EVENTS
+    assert healthy(demo)
+
+
+def test_stopped_and_started_the_data_is_kept(demo: Cluster) -> None:
+    demo.play("stop").succeeded()
+    assert demo.containers(everything=False) == []
+    demo.play("start").succeeded()
+    assert eventually(lambda: demo.query(ASK)) == EVENTS
+    eventually(lambda: healthy(demo), timeout=120)
+
+
+def test_destroy_leaves_nothing_behind(demo: Cluster) -> None:
+    refused = demo.play("destroy")
+    assert refused.code != 0 and "confirm=yes" in refused.output
+    demo.destroy().succeeded()
+    assert demo.containers() == []
+    assert [v.name for v in demo.docker.volumes.list() if "citus_ha_test" in v.name] == []
+    assert [n.name for n in demo.docker.networks.list() if "citus_ha_test" in n.name] == []
+    assert not (demo.inventory / ".secrets").exists()
+    assert not Path("/var/lib/citus_ha/citus_ha_test").exists()
