@@ -100,7 +100,7 @@ class Server:
             raise RuntimeError(f"{list(command)} in {self.name} ended with {code}: {text}")
         return text
 
-    def wait(self, timeout: float = 30.0) -> None:
+    def wait(self, timeout: float = 120.0) -> None:
         """Return when the server answers a query; raise with its log when it does not in time (seconds)."""
         deadline = time.monotonic() + timeout
         while True:
