@@ -256,6 +256,19 @@ def check_desired(desired: Sequence[Desired]) -> None:
                     f"nodes: both {other} and {entry} are to be the primary of group {entry.group}.",
                     "A group has one primary; make the other one role: secondary, or give it another group.",
                 )
+    claimed: set[Address] = set()
+    for entry in desired:
+        if entry.previous is None or entry.previous == entry.address:
+            continue
+        name = f"{entry.previous[0]}:{entry.previous[1]}"
+        if entry.previous in seen:
+            raise InvalidInput(
+                f"nodes: {name} is listed as a node and as the previous address of {entry}.",
+                "Change the address in a call of its own; leave previous_name out once that is done.",
+            )
+        if entry.previous in claimed:
+            raise InvalidInput(f"nodes: two entries have the previous address {name}.", "Only one can be that node.")
+        claimed.add(entry.previous)
 
 
 def plan_present(desired: Sequence[Desired], catalog: Catalog) -> list[Action]:
@@ -427,7 +440,7 @@ def _group_of(entry: Desired, catalog: Catalog) -> int | None:
 
 def _moves(moves: Mapping[int, Address], catalog: Catalog) -> list[Action]:
     """Order changes of address so that no two nodes ever have the same one, with a parking place for circles."""
-    by_id = {_id(node): node for node in catalog.nodes}
+    by_id = {node.node_id: node for node in catalog.nodes if node.node_id is not None}
     address_of = {node_id: node.address for node_id, node in by_id.items()}
     pending = {node_id: target for node_id, target in moves.items() if address_of[node_id] != target}
     actions: list[Action] = []
