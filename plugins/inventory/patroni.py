@@ -57,8 +57,7 @@ options:
     description: Seconds to wait for one answer.
     type: int
     default: 5
-author:
-  - citus_ha contributors
+author: citus_ha contributors (@citus-ha)
 """
 
 EXAMPLES = r"""

@@ -115,6 +115,10 @@ class Local:
     replay_paused: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
     """primary_conninfo and primary_slot_name as the running server uses them."""
+    idle_slots: tuple[str, ...] = ()
+    """Physical slots of this server that nobody uses: they keep its log for ever."""
+    trouble: str = ""
+    """Why a living server does not answer."""
 
     @property
     def up(self) -> bool:
@@ -451,7 +455,7 @@ def missing_for_streaming(desired: Desired, state: State) -> list[str]:
     """What a started standby lacks to stream as wanted; empty when nothing."""
     local = state.local
     if not local.up:
-        return [f"the server is {local.run.value}"]
+        return [f"the server is {local.run.value}{f' ({local.trouble})' if local.trouble else ''}"]
     if not local.in_recovery:
         return ["the server is a primary"]
     lacking = []

@@ -430,7 +430,9 @@ SELECT pg_is_in_recovery() AS in_recovery,
        receiver.status AS receiver,
        current_setting('data_directory') AS data_directory,
        current_setting('primary_conninfo') AS primary_conninfo,
-       current_setting('primary_slot_name') AS primary_slot_name
+       current_setting('primary_slot_name') AS primary_slot_name,
+       array(SELECT slot_name::text FROM pg_replication_slots
+              WHERE slot_type = 'physical' AND NOT active AND restart_lsn IS NOT NULL ORDER BY 1) AS idle_slots
   FROM pg_control_checkpoint() AS checkpoint, pg_control_recovery() AS recovery
   LEFT JOIN pg_stat_wal_receiver AS receiver ON true
 """
@@ -442,8 +444,8 @@ def observe_local(params: Mapping[str, Any], process: rules.Run, data_dir: str |
         return rules.Local(process), 0
     try:
         session = _connection.connect(params)
-    except ConnectionFailed:
-        return rules.Local(rules.Run.STARTING), 0
+    except ConnectionFailed as error:
+        return rules.Local(rules.Run.STARTING, trouble=error.message.rstrip(".")), 0
     try:
         row = session.query(OBSERVE_LOCAL)[0]
     finally:
@@ -461,5 +463,6 @@ def observe_local(params: Mapping[str, Any], process: rules.Run, data_dir: str |
         receiver=row["receiver"],
         replay_paused=row["replay_paused"],
         settings={name: row[name] for name in rules.SETTINGS},
+        idle_slots=tuple(row["idle_slots"]),
     )
     return local, int(row["received"] or 0)

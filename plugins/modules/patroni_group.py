@@ -68,8 +68,7 @@ options:
         C(primary_start_timeout) for these restarts.
     type: int
     default: 60
-author:
-  - citus_ha contributors
+author: citus_ha contributors (@citus-ha)
 seealso:
   - name: Patroni's dynamic configuration
     description: Which keys there are.

@@ -162,8 +162,7 @@ notes:
   - "It writes C(standby.signal), and C(primary_conninfo) and C(primary_slot_name) to C(postgresql.auto.conf) (by
     C(ALTER SYSTEM) when the server runs). A server started with the same parameters on its command line does not see
     them."
-author:
-  - citus_ha contributors
+author: citus_ha contributors (@citus-ha)
 seealso:
   - module: citus_ha.cluster.patroni_group
   - name: Log-shipping standby servers
@@ -267,6 +266,13 @@ slot:
   description: Name of the slot.
   returned: without O(patroni_url)
   type: str
+idle_slots:
+  description:
+    - Physical replication slots of this standby that nobody uses, such as those of its time as a primary. They keep its
+      log for ever, so they are named in a warning too; no slot is dropped as a side effect.
+  returned: without O(patroni_url)
+  type: list
+  elements: str
 queries:
   description: Statements and replication commands that changed something.
   returned: success
@@ -627,6 +633,12 @@ def change(module: AnsibleModule, replica: Replica, password_changed: bool) -> d
         ):
             after = replace(replica.wait_until_streaming(), folder=after.folder)
     upstream = after.upstream
+    if after.local.in_recovery and after.local.idle_slots:
+        module.warn(
+            f"This standby has replication slots that nobody uses: {', '.join(after.local.idle_slots)}. They keep its "
+            "log until its disk is full. Let the servers follow that they are for, or drop them: "
+            "SELECT pg_drop_replication_slot('...')."
+        )
     texts = [*(["store the password"] if password_changed else []), *(action.text for action in actions)]
     result: dict[str, Any] = {
         "changed": bool(texts),
@@ -639,6 +651,7 @@ def change(module: AnsibleModule, replica: Replica, password_changed: bool) -> d
         "lag": after.lag(),
         "timeline": after.local.timeline or after.folder.timeline or None,
         "system_identifier": after.folder.system_identifier or (upstream.system_identifier if upstream else ""),
+        "idle_slots": list(after.local.idle_slots),
         "queries": replica.queries,
     }
     if texts:

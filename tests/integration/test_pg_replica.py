@@ -93,10 +93,12 @@ class Host:
 
     def follow(self, primary: str, **options: Any) -> dict[str, Any]:
         """Become a streaming standby: prepare, start, verify."""
-        prepared = self.changed(primary, **options)
-        if prepared["needs"] == "start":
-            self.start()
-        return self.unchanged(primary)
+        prepared = self.replica(primary, **options)
+        assert prepared.get("needs") == "start", prepared
+        self.start()
+        result = self.replica(primary)
+        assert (result.get("changed"), result.get("receiver")) == (False, "streaming"), result
+        return result
 
     def refused(self, primary: str, *words: str, **options: Any) -> dict[str, Any]:
         result = self.replica(primary, **options)
@@ -199,8 +201,10 @@ def test_an_old_primary_that_shut_down_cleanly_needs_no_rewind(hosts: dict[str, 
     prepared = one.changed("two")
     assert not any("rewind" in action for action in prepared["actions"]), prepared
     one.start()
-    one.unchanged("two")
+    result = one.unchanged("two")
     assert rows(one) == ["a", "b"]
+    assert result["idle_slots"] == ["two"]
+    assert "slots that nobody uses: two" in str(result["warnings"])
 
 
 @pytest.mark.parametrize("crashed", [False, True], ids=["stopped", "crashed"])
