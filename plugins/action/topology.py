@@ -22,7 +22,9 @@ def role_specs() -> dict[str, dict[str, Any]]:
     for path in sorted(ROLES.glob("*/meta/argument_specs.yml")):
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         entry_points = document["argument_specs"].values()
-        specs[path.parents[1].name] = {name: option for entry in entry_points for name, option in entry.get("options", {}).items()}
+        specs[path.parents[1].name] = {
+            name: option for entry in entry_points for name, option in entry.get("options", {}).items()
+        }
     return specs
 
 

@@ -1,20 +1,14 @@
 # Copyright (c) 2026 citus_ha contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Filters about addresses and ports."""
+"""Filters about addresses."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import Any
 
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import container_ip
-
-
-def published_port(port: dict[str, Any], address: str) -> str:
-    """``{port: 5432, published: 15432}`` as Docker's ``address:15432:5432``."""
-    return f"{address}:{port['published']}:{port['port']}"
 
 
 def cidr(address: str) -> str:
@@ -30,4 +24,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., object]]:
         """Names as used in templates."""
-        return {"container_ip": container_ip, "published_port": published_port, "cidr": cidr}
+        return {"container_ip": container_ip, "cidr": cidr}

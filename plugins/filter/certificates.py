@@ -35,7 +35,7 @@ def certificate_is_good(certificate: str, authority: str, names: Iterable[str], 
     extension = node.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     found = {f"DNS:{name}" for name in extension.get_values_for_type(x509.DNSName)}
     found |= {f"IP:{address}" for address in extension.get_values_for_type(x509.IPAddress)}
-    remaining = node.not_valid_after_utc - datetime.datetime.now(tz=datetime.timezone.utc)
+    remaining = node.not_valid_after_utc - datetime.datetime.now(tz=datetime.UTC)
     return found == set(names) and remaining > datetime.timedelta(days=int(days))
 
 

@@ -125,7 +125,9 @@ def difference(path: str, before: FileState, after: FileState, secret: bool) -> 
         head = f"# mode {state.mode:04o}, owner {state.uid}:{state.gid}"
         return [head, *(["(secret content)"] if secret else state.content.splitlines())]
 
-    text = "\n".join(difflib.unified_diff(lines(before), lines(after), f"before: {path}", f"after: {path}", lineterm=""))
+    text = "\n".join(
+        difflib.unified_diff(lines(before), lines(after), f"before: {path}", f"after: {path}", lineterm="")
+    )
     if secret and before.content != after.content:
         text += ("\n" if text else "") + f"{path}: the secret content differs"
     return text
@@ -166,7 +168,9 @@ def number(name: str, look_up: Any, kind: str) -> int:
     try:
         return int(look_up(name)[2])
     except KeyError as error:
-        raise InvalidInput(f"{kind}: there is no {kind} '{name}' on this machine.", "Create it or give its number.") from error
+        raise InvalidInput(
+            f"{kind}: there is no {kind} '{name}' on this machine.", "Create it or give its number."
+        ) from error
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:

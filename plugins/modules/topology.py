@@ -34,7 +34,7 @@ RETURN = r"""
 topology:
   description:
     - C(nodes) maps a host to its C(kind), C(group), C(machine), C(address), C(ip), C(names), C(ports), C(citus_group),
-      C(manager), C(initial_primary), C(proxy_address), C(proxy_ip) and C(client).
+      C(manager), C(initial_primary), C(published), C(proxy_address), C(proxy_ip) and C(client).
     - C(etcd), C(coordinators), C(workers), C(poolers) and C(standalone) list host names, C(worker_groups) lists
       them by Citus group, C(machines) by machine.
   returned: success

@@ -40,6 +40,10 @@ MEMORY_LIMITS = {
     "pooler": ("pgbouncer_memory", "haproxy_memory"),
 }
 
+# PostgreSQL versions of each major version of Citus, https://docs.citusdata.com/en/stable/installation/; below 16
+# pg_ident.conf cannot say what the roles' certificates need.
+CITUS_POSTGRESQL = {"12": (16,), "13": (16, 17), "14": (16, 17, 18)}
+
 MINIMUM_PASSWORD_LENGTH = 12
 
 
@@ -63,7 +67,8 @@ class Node:
     ``address`` is the name or address that others connect to, ``ip`` the address that they see its
     connections come from, ``machine`` what its ports and memory are shared on. ``become`` says whether
     tasks have to become the service's user: in a container they are it already. ``memory`` is the sum of the
-    node's limits in bytes, 0 without any. ``proxy_address`` and
+    node's limits in bytes, 0 without any. ``published`` are the ports that the node takes on its machine: ``address``,
+    ``port`` and the ``variable`` that says so. ``proxy_address`` and
     ``proxy_ip`` are the same for the HAProxy beside a pooler, and ``client`` says how clients outside reach
     both: ``address``, ``pooler``, ``primary`` and ``standby`` (ports).
     """
@@ -77,6 +82,7 @@ class Node:
     become: bool
     ports: dict[str, int] = field(default_factory=dict)
     memory: int = 0
+    published: list[dict[str, Any]] = field(default_factory=list)
     citus_group: int | None = None
     manager: str | None = None
     initial_primary: bool = False
@@ -119,7 +125,8 @@ class Inventory:
 
     def worker_group_of(self, host: str) -> str:
         """The child group of ``workers`` that the host is in."""
-        mine = [name for name, hosts in self.groups.items() if host in hosts and name not in ("all", "workers", "ungrouped")]
+        others = {"all", "ungrouped", *KINDS}
+        mine = [name for name, hosts in self.groups.items() if host in hosts and name not in others]
         return min(mine, key=lambda name: len(self.groups[name]), default="workers")
 
 
@@ -148,18 +155,27 @@ def build(inventory: Inventory) -> tuple[dict[str, Any], list[Finding]]:
             if host in nodes:
                 findings.append(
                     Finding(
-                        host, "groups", [nodes[host].group, group], "a host is one node: take it out of one of the two groups."
+                        host,
+                        "groups",
+                        [nodes[host].group, group],
+                        "a host is one node: take it out of one of the two groups.",
                     )
                 )
                 continue
             nodes[host] = _node(inventory, host, group, kind)
     findings += _check_groups(inventory, nodes)
     findings += _check_ports(inventory, nodes)
-    findings += _check_addresses(nodes)
+    findings += _check_addresses(inventory, nodes)
     findings += _check_parameters(inventory, nodes)
     findings += _check_passwords(inventory, nodes)
     findings += unknown_variables(inventory, nodes)
-    workers = sorted({n.citus_group for n in nodes.values() if n.group not in ("coordinator", "standalone") and n.citus_group is not None})
+    workers = sorted(
+        {
+            n.citus_group
+            for n in nodes.values()
+            if n.group not in ("coordinator", "standalone") and n.citus_group is not None
+        }
+    )
     postgres = [n.name for n in nodes.values() if n.kind == "postgres"]
     topology = {
         "nodes": {name: {**asdict(node), "names": node.names} for name, node in nodes.items()},
@@ -189,7 +205,7 @@ def machines(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
 def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
     variables = inventory.hostvars[host]
     docker = inventory.get(host, "service_manager") == "docker"
-    on_bridge = docker and inventory.get(host, "service_docker_network_mode") == "bridge"
+    on_bridge = _has_own_network(inventory, host)
     machine = str(inventory.get(host, "service_docker_machine")) if docker else host
     ip = inventory.get(host, "service_ip") or (
         container_ip(host, inventory.get(host, "service_docker_subnet"))
@@ -208,9 +224,23 @@ def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         memory=sum(_bytes(inventory.get(host, limit)) for limit in MEMORY_LIMITS[kind]),
         ports={port: int(inventory.get(host, port)) for port in LISTENERS[kind]},
     )
+    if on_bridge:
+        node.published = [
+            {
+                "address": str(inventory.get(host, "service_docker_publish_address")),
+                "port": int(inventory.get(host, port)),
+                "variable": port,
+            }
+            for port in published_variables(kind)
+            if int(inventory.get(host, port))
+        ]
+    else:
+        node.published = [{"address": node.ip, "port": port, "variable": name} for name, port in node.ports.items()]
     if kind == "pooler":
         node.proxy_address = proxy_name(host) if on_bridge else "localhost"
-        node.proxy_ip = container_ip(proxy_name(host), inventory.get(host, "service_docker_subnet")) if on_bridge else node.ip
+        node.proxy_ip = (
+            container_ip(proxy_name(host), inventory.get(host, "service_docker_subnet")) if on_bridge else node.ip
+        )
         node.client = _client(inventory, node, on_bridge)
     if kind == "postgres":
         node.manager = "none" if group == "standalone" else inventory.get(host, "postgres_manager")
@@ -221,6 +251,14 @@ def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         candidates = [h for h in siblings if inventory.get(h, "postgres_initial_role") != "standby"]
         node.initial_primary = group == "standalone" or bool(candidates and candidates[0] == host)
     return node
+
+
+def _has_own_network(inventory: Inventory, host: str) -> bool:
+    """Whether the node is a container with an address of its own; otherwise it has its machine's."""
+    return (
+        inventory.get(host, "service_manager") == "docker"
+        and inventory.get(host, "service_docker_network_mode") == "bridge"
+    )
 
 
 def _client(inventory: Inventory, node: Node, on_bridge: bool) -> dict[str, Any]:
@@ -236,7 +274,10 @@ def _client(inventory: Inventory, node: Node, on_bridge: bool) -> dict[str, Any]
     address = (machine if publish_address in ("0.0.0.0", "::") else publish_address) if published else node.ip
     return {
         "address": "localhost" if address in ("127.0.0.1", "::1") else address,
-        **{name: int(inventory.get(node.name, outside if published else inside)) for name, (inside, outside) in ports.items()},
+        **{
+            name: int(inventory.get(node.name, outside if published else inside))
+            for name, (inside, outside) in ports.items()
+        },
     }
 
 
@@ -261,7 +302,9 @@ def _check_groups(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[F
             f"{len(members)} members tolerate no more failures than {len(members) - 1}: use an odd number (1, 3 or 5).",
         )
     if (inventory.hosts("workers") or inventory.hosts("pgbouncer")) and not inventory.hosts("coordinator"):
-        yield Finding("inventory", "group coordinator", [], "a Citus cluster needs a coordinator: put at least one host into it.")
+        yield Finding(
+            "inventory", "group coordinator", [], "a Citus cluster needs a coordinator: put at least one host into it."
+        )
 
     numbers: dict[int, set[str]] = defaultdict(set)
     for node in nodes.values():
@@ -269,19 +312,27 @@ def _check_groups(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[F
             continue
         if node.citus_group is None:
             yield Finding(
-                node.name, "citus_group", None, f"give the group {node.group} a number of its own, such as citus_group: 1."
+                node.name,
+                "citus_group",
+                None,
+                f"give the group {node.group} a number of its own, such as citus_group: 1.",
             )
         else:
             numbers[node.citus_group].add(node.group)
     for number, owners in sorted(numbers.items()):
         if len(owners) > 1:
             yield Finding(
-                " and ".join(sorted(owners)), "citus_group", number, "every group needs a number of its own; 0 is the coordinator's."
+                " and ".join(sorted(owners)),
+                "citus_group",
+                number,
+                "every group needs a number of its own; 0 is the coordinator's.",
             )
     children = {n.group for n in nodes.values() if n.kind == "postgres" and n.group not in ("standalone",)}
     for group, hosts in inventory.groups.items():
         if not hosts and inventory.hosts("workers") and group.startswith("worker") and group != "workers":
-            yield Finding(f"group {group}", "hosts", [], "a worker group needs a primary: give it a host, or remove the group.")
+            yield Finding(
+                f"group {group}", "hosts", [], "a worker group needs a primary: give it a host, or remove the group."
+            )
     for group in sorted(children):
         siblings = [n for n in nodes.values() if n.group == group]
         if siblings and not any(n.initial_primary for n in siblings):
@@ -293,23 +344,23 @@ def _check_groups(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[F
             )
         primaries = [n.name for n in siblings if inventory.get(n.name, "postgres_initial_role") == "primary"]
         if len(primaries) > 1:
-            yield Finding(", ".join(primaries), "postgres_initial_role", "primary", f"only one host of {group} can be the primary.")
+            yield Finding(
+                ", ".join(primaries),
+                "postgres_initial_role",
+                "primary",
+                f"only one host of {group} can be the primary.",
+            )
 
 
 def _check_ports(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     taken: dict[tuple[str, int], tuple[str, str]] = {}
     for node in nodes.values():
-        shared = inventory.get(node.name, "service_docker_network_mode") == "host" or (
-            inventory.get(node.name, "service_manager") == "systemd"
-        )
+        shared = not _has_own_network(inventory, node.name)
         # Listening ports collide within a machine, or within the container that has its own network.
         scope = node.machine if shared else node.name
         ports = [(scope, name, port) for name, port in node.ports.items()]
-        ports += [
-            (f"{node.machine} (published)", name, int(inventory.get(node.name, name)))
-            for name in published_variables(node.kind)
-            if not shared and inventory.get(node.name, name)
-        ]
+        if not shared:
+            ports += [(f"{node.machine} (published)", entry["variable"], entry["port"]) for entry in node.published]
         for place, variable, port in ports:
             if not 1 <= port <= 65535:
                 yield Finding(node.name, variable, port, "a port is a number from 1 to 65535.")
@@ -317,7 +368,10 @@ def _check_ports(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Fi
             other = taken.setdefault((place, port), (node.name, variable))
             if other != (node.name, variable):
                 yield Finding(
-                    node.name, variable, port, f"{other[0]} uses it as {other[1]} on the same machine: choose another port."
+                    node.name,
+                    variable,
+                    port,
+                    f"{other[0]} uses it as {other[1]} on the same machine: choose another port.",
                 )
 
 
@@ -329,12 +383,16 @@ def published_variables(kind: str) -> tuple[str, ...]:
     }.get(kind, ())
 
 
-def _check_addresses(nodes: Mapping[str, Node]) -> Iterable[Finding]:
-    seen: dict[tuple[str, str], str] = {}
+def _check_addresses(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    seen: dict[str, str] = {}
     for node in nodes.values():
-        other = seen.setdefault((node.ip, node.machine if node.ip == node.machine else ""), node.name)
-        if other != node.name and node.ip != node.machine:
-            yield Finding(node.name, "service_ip", node.ip, f"{other} has the same address: set service_ip for one of the two.")
+        if not _has_own_network(inventory, node.name):
+            continue
+        other = seen.setdefault(node.ip, node.name)
+        if other != node.name:
+            yield Finding(
+                node.name, "service_ip", node.ip, f"{other} has the same address: set service_ip for one of the two."
+            )
 
 
 def _check_parameters(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
@@ -351,16 +409,24 @@ def _check_parameters(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterab
                 libraries,
                 "auto_explain crashes Citus when it is preloaded: take it out, and LOAD 'auto_explain' in a session that needs it.",
             )
-    hosts = [n.name for n in nodes.values() if n.kind == "postgres"]
-    for variable, allowed in (("postgres_version", (16, 17, 18)),):
-        for value in {inventory.get(host, variable) for host in hosts}:
-            if int(value) not in allowed:
-                yield Finding(
-                    "inventory",
-                    variable,
-                    value,
-                    f"Citus 14 runs on PostgreSQL {', '.join(map(str, allowed))}: choose one of them.",
-                )
+    citus = str(inventory.get(next(iter(nodes)), "citus_version")) if nodes else ""
+    supported = CITUS_POSTGRESQL.get(citus.partition(".")[0])
+    if supported is None:
+        yield Finding(
+            "inventory",
+            "citus_version",
+            citus,
+            f"this collection knows Citus {', '.join(CITUS_POSTGRESQL)}: choose one of them.",
+        )
+        return
+    versions = {int(inventory.get(n.name, "postgres_version")) for n in nodes.values() if n.kind == "postgres"}
+    for version in sorted(versions - set(supported)):
+        yield Finding(
+            "inventory",
+            "postgres_version",
+            version,
+            f"Citus {citus} runs on PostgreSQL {', '.join(map(str, supported))} here: choose one of them, or another citus_version.",
+        )
 
 
 def _check_passwords(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:

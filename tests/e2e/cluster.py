@@ -19,6 +19,7 @@ import docker
 import psycopg2
 import psycopg2.extensions
 import yaml
+
 from playbooks import REPOSITORY, Run, run_playbook
 
 T = TypeVar("T")
@@ -26,7 +27,11 @@ PREFIX = "citus-ha-test-"
 PORTS = {
     "coordinator-1": {"postgres_published_port": 25432},
     "coordinator-2": {"postgres_published_port": 25433},
-    "pgbouncer-1": {"pgbouncer_published_port": 26432, "haproxy_primary_published_port": 25000, "haproxy_standby_published_port": 25001},
+    "pgbouncer-1": {
+        "pgbouncer_published_port": 26432,
+        "haproxy_primary_published_port": 25000,
+        "haproxy_standby_published_port": 25001,
+    },
 }
 
 
@@ -102,12 +107,20 @@ class Cluster:
     def psql(self, node: str, statement: str, database: str = "app", user: str = "postgres") -> str:
         """What a statement answers on a node, over its Unix socket: unaligned, without heading."""
         return self.inside(
-            node, "psql", "--host=/run/postgresql", f"--username={user}", "-XAtq", f"--dbname={database}", f"--command={statement}"
+            node,
+            "psql",
+            "--host=/run/postgresql",
+            f"--username={user}",
+            "-XAtq",
+            f"--dbname={database}",
+            f"--command={statement}",
         ).strip()
 
     def containers(self, everything: bool = True) -> list[Any]:
         """The cluster's containers."""
-        return self.docker.containers.list(all=everything, filters={"label": f"io.citus_ha.cluster={self.variables['cluster_name']}"})
+        return self.docker.containers.list(
+            all=everything, filters={"label": f"io.citus_ha.cluster={self.variables['cluster_name']}"}
+        )
 
     def leader(self, group: str) -> str:
         """The node that leads a group such as ``worker1``, without the tests' prefix."""

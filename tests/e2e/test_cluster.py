@@ -144,7 +144,12 @@ def test_a_killed_leader_is_replaced_and_rejoins(demo: Cluster, group: str) -> N
     new = eventually(lambda: demo.leader(group), timeout=90)
     assert new != old
     # An insert that reaches all shards: authentication from node to node works after the failover, too.
-    eventually(lambda: demo.query("INSERT INTO ledger SELECT g FROM generate_series(10000000, 10000099) g ON CONFLICT DO NOTHING") == [])
+    eventually(
+        lambda: (
+            demo.query("INSERT INTO ledger SELECT g FROM generate_series(10000000, 10000099) g ON CONFLICT DO NOTHING")
+            == []
+        )
+    )
     assert demo.query("SELECT count(*) FROM ledger")[0][0] >= count[0][0]
     container.start()
     eventually(lambda: healthy(demo), timeout=180)
@@ -159,7 +164,12 @@ def test_a_broken_standby_is_built_anew(demo: Cluster) -> None:
 
 
 def test_settings_change_by_running_the_playbook_again(demo: Cluster) -> None:
-    values = ["-e", '{"postgres_parameters": {"work_mem": "3MB", "max_locks_per_transaction": 128}}', "-e", "pgbouncer_default_pool_size=30"]
+    values = [
+        "-e",
+        '{"postgres_parameters": {"work_mem": "3MB", "max_locks_per_transaction": 128}}',
+        "-e",
+        "pgbouncer_default_pool_size=30",
+    ]
     run = demo.play("site", *values).succeeded()
     assert f"{PREFIX}pgbouncer-1" in run.changed
     for node in ("coordinator-1", "worker1-1", "worker2-2", "postgres-1"):
@@ -171,7 +181,10 @@ def test_settings_change_by_running_the_playbook_again(demo: Cluster) -> None:
 
 
 def test_logs_and_dump(demo: Cluster, tmp_path: Path) -> None:
-    assert "no action. I am" in demo.play("logs", "-e", f"node={PREFIX}worker1-1", "-e", "service_log_lines=20").succeeded().output
+    assert (
+        "no action. I am"
+        in demo.play("logs", "-e", f"node={PREFIX}worker1-1", "-e", "service_log_lines=20").succeeded().output
+    )
     demo.play("dump", "-e", f"postgres_dump_path={tmp_path}/").succeeded()
     demo.play("dump", "-e", f"node={PREFIX}worker2-1", "-e", f"postgres_dump_path={tmp_path}/").succeeded()
     dumps = sorted(tmp_path.iterdir())
@@ -180,11 +193,16 @@ def test_logs_and_dump(demo: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_third_worker_group_takes_its_share(demo: Cluster) -> None:
-    demo.groups["workers"]["children"]["worker3"] = {"vars": {"citus_group": 3}, "hosts": {f"{PREFIX}worker3-{n}": {} for n in (1, 2)}}
+    demo.groups["workers"]["children"]["worker3"] = {
+        "vars": {"citus_group": 3},
+        "hosts": {f"{PREFIX}worker3-{n}": {} for n in (1, 2)},
+    }
     demo.save()
     demo.play("site").succeeded()
     demo.play("rebalance").succeeded()
-    shards = demo.query("SELECT count(*) FROM pg_dist_placement p JOIN pg_dist_node n USING (groupid) WHERE noderole = 'primary' AND groupid = 3")
+    shards = demo.query(
+        "SELECT count(*) FROM pg_dist_placement p JOIN pg_dist_node n USING (groupid) WHERE noderole = 'primary' AND groupid = 3"
+    )
     assert shards[0][0] > 0
     assert demo.query(ASK) == EVENTS
     assert healthy(demo)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
 from playbooks import citus_sources, node_image
 
 GIVEN = os.environ.get("CITUS_HA_TEST_IMAGE")

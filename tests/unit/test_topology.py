@@ -1,0 +1,208 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""What an inventory means, and what is wrong with it."""
+
+from __future__ import annotations
+
+import copy
+import ipaddress
+from typing import Any
+
+import pytest
+from ansible_collections.citus_ha.cluster.plugins.action.topology import role_specs
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import Inventory, build, container_ip, nearest
+
+GROUPS: dict[str, list[str]] = {
+    "etcd": ["etcd-1", "etcd-2", "etcd-3"],
+    "coordinator": ["coordinator-1", "coordinator-2"],
+    "workers": ["worker1-1", "worker1-2", "worker2-1", "worker2-2"],
+    "worker1": ["worker1-1", "worker1-2"],
+    "worker2": ["worker2-1", "worker2-2"],
+    "pgbouncer": ["pgbouncer-1"],
+    "standalone": ["postgres-1"],
+}
+
+
+def inventory(groups: dict[str, list[str]] | None = None, **hosts: dict[str, Any]) -> Inventory:
+    """The default inventory with ``groups`` replaced and variables of hosts (underscores for dashes) added."""
+    groups = copy.deepcopy(GROUPS) | (groups or {})
+    hostvars: dict[str, dict[str, Any]] = {host: {} for members in groups.values() for host in members}
+    for group, number in (("worker1", 1), ("worker2", 2)):
+        for host in groups[group]:
+            hostvars[host]["citus_group"] = number
+    for host, variables in hosts.items():
+        if host == "everywhere":
+            for each in hostvars.values():
+                each.update(variables)
+        else:
+            hostvars[host.replace("_", "-")].update(variables)
+    return Inventory({"all": sorted(hostvars), **groups}, hostvars, role_specs())
+
+
+def findings(described: Inventory) -> str:
+    """All findings of an inventory as one text."""
+    return "\n".join(str(finding) for finding in build(described)[1])
+
+
+def test_the_default_inventory_is_in_order() -> None:
+    topology, found = build(inventory())
+    assert found == []
+    assert topology["worker_groups"] == {"1": ["worker1-1", "worker1-2"], "2": ["worker2-1", "worker2-2"]}
+    assert topology["nodes"]["worker1-2"]["group"] == "worker1"
+    assert topology["nodes"]["coordinator-1"]["citus_group"] == 0
+    assert topology["nodes"]["postgres-1"]["citus_group"] is None
+    assert topology["nodes"]["postgres-1"]["manager"] == "none"
+    assert [name for name, node in topology["nodes"].items() if node["initial_primary"]] == [
+        "coordinator-1",
+        "worker1-1",
+        "worker2-1",
+        "postgres-1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("described", "words"),
+    [
+        pytest.param(inventory({"etcd": ["etcd-1", "etcd-2"]}), ["group etcd", "odd number"], id="even etcd"),
+        pytest.param(inventory({"etcd": []}), ["group etcd", "Patroni needs a registry"], id="no etcd"),
+        pytest.param(inventory({"coordinator": []}), ["group coordinator", "needs a coordinator"], id="no coordinator"),
+        pytest.param(
+            inventory(worker2_1={"citus_group": 1}, worker2_2={"citus_group": 1}),
+            ["worker1 and worker2", "citus_group is 1", "number of its own"],
+            id="one number twice",
+        ),
+        pytest.param(
+            inventory(worker1_1={"citus_group": 0}), ["citus_group is 0", "coordinator"], id="the coordinator's number"
+        ),
+        pytest.param(
+            inventory({"workers": ["worker1-1", "worker1-2"], "worker2": []}),
+            ["group worker2", "needs a primary"],
+            id="empty worker group",
+        ),
+        pytest.param(
+            inventory(worker1_1={"postgres_initial_role": "standby"}, worker1_2={"postgres_initial_role": "standby"}),
+            ["group worker1", "postgres_initial_role", "every host of the group is a standby"],
+            id="only standbys",
+        ),
+        pytest.param(
+            inventory(worker1_1={"postgres_initial_role": "primary"}, worker1_2={"postgres_initial_role": "primary"}),
+            ["worker1-1, worker1-2", "only one host"],
+            id="two primaries",
+        ),
+        pytest.param(
+            inventory(coordinator_1={"postgres_published_port": 6432}, pgbouncer_1={"pgbouncer_published_port": 6432}),
+            ["pgbouncer-1", "pgbouncer_published_port is 6432", "coordinator-1", "postgres_published_port"],
+            id="published port twice",
+        ),
+        pytest.param(
+            inventory(everywhere={"service_docker_network_mode": "host"}),
+            ["worker1-1", "postgres_port is 5432", "same machine"],
+            id="port twice on a machine",
+        ),
+        pytest.param(
+            inventory(worker1_1={"postgres_port": 70000}), ["postgres_port is 70000", "1 to 65535"], id="no port"
+        ),
+        pytest.param(
+            inventory(everywhere={"postgres_version": 14}), ["postgres_version is 14", "16, 17, 18"], id="version"
+        ),
+        pytest.param(
+            inventory(everywhere={"postgres_version": 18, "citus_version": "13.2"}),
+            ["postgres_version is 18", "Citus 13.2 runs on PostgreSQL 16, 17"],
+            id="version for these packages",
+        ),
+        pytest.param(inventory(everywhere={"citus_version": "9.5"}), ["citus_version is '9.5'"], id="citus version"),
+        pytest.param(
+            inventory(everywhere={"cluster_roles": [{"name": "app", "password": "elevenchars"}]}),
+            ["role app", "11 characters", "at least 12"],
+            id="short password",
+        ),
+        pytest.param(
+            inventory(
+                worker1_1={"postgres_parameters": {"shared_preload_libraries": "pg_stat_statements, auto_explain"}}
+            ),
+            ["worker1-1", "shared_preload_libraries", "auto_explain crashes Citus"],
+            id="auto_explain",
+        ),
+        pytest.param(
+            inventory({"standalone": ["worker1-1"]}),
+            ["worker1-1", "groups", "worker1", "standalone"],
+            id="two exclusive groups",
+        ),
+        pytest.param(
+            inventory(everywhere={"postgres_max_connection": 100}),
+            ["postgres_max_connection is 'unknown'", "did you mean postgres_max_connections?"],
+            id="typo",
+        ),
+        pytest.param(
+            inventory(worker1_1={"service_ip": "172.29.9.9"}, worker1_2={"service_ip": "172.29.9.9"}),
+            ["service_ip", "172.29.9.9", "same address"],
+            id="address twice",
+        ),
+    ],
+)
+def test_bad_inventories_are_refused_with_variable_value_and_remedy(described: Inventory, words: list[str]) -> None:
+    text = findings(described)
+    for word in words:
+        assert word in text
+
+
+def test_all_findings_come_at_once() -> None:
+    text = findings(
+        inventory({"etcd": ["etcd-1", "etcd-2"]}, everywhere={"postgres_version": 14}, worker1_1={"postgres_port": 0})
+    )
+    assert "group etcd" in text and "postgres_version" in text and "postgres_port" in text
+
+
+def test_a_password_never_shows_in_a_finding() -> None:
+    assert "hunter2" not in findings(inventory(everywhere={"cluster_roles": [{"name": "app", "password": "hunter2"}]}))
+
+
+def test_auto_explain_is_fine_without_citus() -> None:
+    assert findings(inventory(postgres_1={"postgres_parameters": {"shared_preload_libraries": "auto_explain"}})) == ""
+
+
+def test_addresses_stay_where_they_are_when_nodes_come_and_go() -> None:
+    few, many = build(inventory())[0], build(inventory({"etcd": [f"etcd-{n}" for n in range(1, 6)]}))[0]
+    assert all(many["nodes"][name]["ip"] == node["ip"] for name, node in few["nodes"].items())
+
+
+@pytest.mark.parametrize("subnet", ["172.29.0.0/16", "10.1.0.0/22", "fd00::/112"])
+def test_a_container_gets_an_address_of_its_subnet_and_never_the_gateway(subnet: str) -> None:
+    network = ipaddress.ip_network(subnet)
+    for number in range(500):
+        address = ipaddress.ip_address(container_ip(f"node-{number}", subnet))
+        assert address in network
+        assert int(address) - int(network.network_address) >= 256
+        assert address != network[-1]
+
+
+def test_host_networking_uses_the_machines_address() -> None:
+    described = inventory(
+        {
+            "etcd": ["etcd-1"],
+            "coordinator": ["coordinator-1"],
+            "workers": [],
+            "worker1": [],
+            "worker2": [],
+            "pgbouncer": [],
+            "standalone": [],
+        },
+        everywhere={"service_docker_network_mode": "host", "service_docker_machine": "machine-1"},
+    )
+    described.hostvars["machine-1"] = {"ansible_host": "192.0.2.7"}  # type: ignore[index]
+    topology, found = build(described)
+    assert found == []
+    assert topology["nodes"]["coordinator-1"]["ip"] == topology["nodes"]["coordinator-1"]["address"] == "192.0.2.7"
+
+
+def test_clients_come_by_published_ports_when_there_are_any() -> None:
+    client = build(inventory(pgbouncer_1={"pgbouncer_published_port": 7432}))[0]["nodes"]["pgbouncer-1"]["client"]
+    assert client == {"address": "localhost", "pooler": 7432, "primary": 0, "standby": 0}
+    inside = build(inventory())[0]["nodes"]["pgbouncer-1"]["client"]
+    assert inside["pooler"] == 6432 and inside["address"].startswith("172.29.")
+
+
+def test_nearest_is_silent_when_nothing_is_near() -> None:
+    assert nearest("postgres_prt", ["postgres_port"]) == "postgres_port"
+    assert nearest("postgres_something_else_entirely", ["postgres_port"]) is None
