@@ -48,6 +48,11 @@ BEGIN
     END IF;
 END $$;
 
+-- Changes of the registry come one after the other, here and on the workers that get a copy.
+CREATE FUNCTION citus_standin.lock_registry() RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS
+    'SELECT pg_advisory_xact_lock(hashtext(''citus_standin.registry''))';
+
 CREATE FUNCTION citus_standin.parse_conninfo(conninfo text) RETURNS TABLE (key text, value text)
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT part[1],
@@ -157,7 +162,7 @@ DECLARE
     wanted jsonb;
     change text;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('citus_standin.refresh_connections'));
+    PERFORM citus_standin.lock_registry();
     FOR node IN SELECT nodeid, groupid, nodename, nodeport FROM pg_dist_node WHERE noderole = 'primary' ORDER BY groupid LOOP
         server := citus_standin.server_name(node.groupid);
         SELECT jsonb_object_agg(key, value) INTO wanted FROM (

@@ -3,7 +3,9 @@ CREATE FUNCTION citus_standin.shard_relname(relname name, shardid bigint) RETURN
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     -- Long names are cut and told apart by a hash, as Citus does.
     SELECT (CASE WHEN octet_length(relname) + length(suffix) < 64 THEN relname || suffix
-                 ELSE left(relname, 63 - length(suffix) - 9) || '_' || lpad(to_hex(hashtext(relname)), 8, '0') || suffix END)::name
+                 ELSE (SELECT left(relname, n) FROM generate_series(0, length(relname)) AS n
+                       WHERE octet_length(left(relname, n)) <= 54 - length(suffix) ORDER BY n DESC LIMIT 1)
+                      || '_' || lpad(to_hex(hashtext(relname)), 8, '0') || suffix END)::name
     FROM (SELECT '_' || shardid AS suffix) AS s
 $$;
 

@@ -54,6 +54,7 @@ DECLARE
     q record;
     relation regclass;
     qualified text;
+    on_coordinator boolean;
 BEGIN
     IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = citus_standin.caller()) THEN
         RAISE EXCEPTION 'only a superuser may change the metadata' USING ERRCODE = 'insufficient_privilege';
@@ -115,10 +116,11 @@ BEGIN
             IF t.partmethod = 'h' THEN
                 EXECUTE format('CREATE TABLE %s (%s) PARTITION BY HASH (%I)', qualified, t.columns, t.column);
             ELSE
-                -- A reference table is written through the coordinator, which forwards to all copies.
+                -- A reference table is written through the coordinator, which forwards to all copies; local tables are there anyway.
+                on_coordinator := (t.repmodel = 't' OR t.colocationid = 0) AND EXISTS (SELECT FROM pg_dist_node WHERE groupid = 0);
                 EXECUTE format('CREATE FOREIGN TABLE %s (%s) SERVER %I OPTIONS (schema_name %L, table_name %L)', qualified, t.columns,
-                               citus_standin.server_name(CASE t.repmodel WHEN 't' THEN 0 ELSE (t.placements -> 0 ->> 'groupid')::integer END),
-                               t.schema, CASE t.repmodel WHEN 't' THEN t.name
+                               citus_standin.server_name(CASE WHEN on_coordinator THEN 0 ELSE (t.placements -> 0 ->> 'groupid')::integer END),
+                               t.schema, CASE WHEN on_coordinator THEN t.name
                                          ELSE citus_standin.shard_relname(t.name, (t.shards -> 0 ->> 'shardid')::bigint) END);
             END IF;
             relation := qualified::regclass;
@@ -136,7 +138,7 @@ BEGIN
         FROM jsonb_to_recordset(t.shards) AS s (shardid bigint, shardstorage "char", shardminvalue text, shardmaxvalue text);
         INSERT INTO pg_dist_placement SELECT * FROM jsonb_populate_recordset(NULL::pg_dist_placement, t.placements);
         PERFORM citus_standin.ensure_partitions(relation);
-        IF t.partmethod = 'n' AND t.repmodel <> 't' THEN
+        IF t.partmethod = 'n' AND t.repmodel <> 't' AND t.colocationid <> 0 THEN
             PERFORM citus_standin.ensure_single_shard(relation);
         END IF;
     END LOOP;
@@ -183,6 +185,7 @@ BEGIN
     IF citus_standin.local_group() <> 0 THEN
         RETURN;
     END IF;
+    PERFORM citus_standin.lock_registry();
     UPDATE pg_dist_node SET hasmetadata = true, metadatasynced = true
     WHERE noderole = 'primary' AND isactive AND NOT (hasmetadata AND metadatasynced);
     truth := citus_standin.snapshot();

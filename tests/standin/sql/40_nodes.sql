@@ -25,19 +25,16 @@ CREATE FUNCTION citus_standin.add_node(name text, port integer, wanted_group int
     RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     new_id integer;
-    is_first boolean := NOT EXISTS (SELECT FROM pg_dist_node);
+    has_metadata boolean := activate AND (role = 'primary' OR wanted_group = 0);  -- of standbys only the coordinator's
 BEGIN
     PERFORM citus_standin.require_coordinator();
-    LOCK TABLE pg_dist_node IN EXCLUSIVE MODE;
+    PERFORM citus_standin.lock_registry();
     SELECT nodeid INTO new_id FROM pg_dist_node WHERE nodename = name AND nodeport = port;
     IF FOUND THEN
         IF activate AND role = 'primary' AND NOT (SELECT isactive FROM pg_dist_node WHERE nodeid = new_id) THEN
             PERFORM citus_standin.activate(new_id);
         END IF;
         RETURN new_id;
-    END IF;
-    IF is_first AND wanted_group <> 0 THEN
-        PERFORM citus_standin.register_coordinator_if_empty();
     END IF;
     IF wanted_group <> 0 AND name <> 'localhost'
        AND EXISTS (SELECT FROM pg_dist_node WHERE groupid = 0 AND noderole = 'primary' AND nodename = 'localhost') THEN
@@ -60,7 +57,7 @@ BEGIN
         PERFORM citus_standin.check_connection(0, name, port);
     END IF;
     INSERT INTO pg_dist_node (groupid, nodename, nodeport, isactive, noderole, nodecluster, hasmetadata, metadatasynced, shouldhaveshards)
-    VALUES (wanted_group, name, port, activate, role, cluster, activate, activate, wanted_group <> 0)
+    VALUES (wanted_group, name, port, activate, role, cluster, has_metadata, has_metadata, wanted_group <> 0)
     RETURNING nodeid INTO new_id;
     IF role = 'primary' AND activate THEN
         PERFORM citus_standin.activate(new_id);
@@ -77,6 +74,7 @@ DECLARE
     found_node pg_dist_node;
     extension_missing boolean;
 BEGIN
+    PERFORM citus_standin.lock_registry();
     SELECT * INTO found_node FROM pg_dist_node WHERE nodeid = node;
     UPDATE pg_dist_node SET isactive = true, hasmetadata = true, metadatasynced = true WHERE nodeid = node;
     IF found_node.groupid <> 0 THEN
@@ -124,6 +122,7 @@ CREATE FUNCTION pg_catalog.citus_set_coordinator_host(host text, port integer DE
     LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM citus_standin.require_coordinator();
+    PERFORM citus_standin.lock_registry();
     UPDATE pg_dist_node SET nodename = host, nodeport = port
     WHERE groupid = 0 AND noderole = node_role AND (nodename, nodeport) IS DISTINCT FROM (host, port);
     IF NOT EXISTS (SELECT FROM pg_dist_node WHERE groupid = 0 AND noderole = node_role) THEN
@@ -171,6 +170,7 @@ CREATE FUNCTION pg_catalog.citus_update_node(node_id integer, new_node_name text
 DECLARE
     node pg_dist_node;
 BEGIN
+    PERFORM citus_standin.lock_registry();
     SELECT * INTO node FROM pg_dist_node WHERE nodeid = node_id FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'node % not found', node_id USING ERRCODE = 'no_data_found';
@@ -223,6 +223,7 @@ END $$;
 CREATE FUNCTION citus_standin.try_sync(node integer) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM citus_standin.lock_registry();
     UPDATE pg_dist_node SET metadatasynced = true WHERE nodeid = node;
     PERFORM citus_standin.publish_to(groupid, citus_standin.snapshot()) FROM pg_dist_node WHERE nodeid = node;
     RETURN true;
@@ -288,6 +289,7 @@ DECLARE
     node pg_dist_node := citus_standin.find_node(nodename, nodeport);
 BEGIN
     PERFORM citus_standin.require_coordinator();
+    PERFORM citus_standin.lock_registry();
     IF node.noderole = 'primary' THEN
         PERFORM citus_standin.refuse_if_only_placement(node);
         PERFORM citus_standin.drop_reference_copies(node.groupid);
@@ -303,6 +305,7 @@ DECLARE
     node pg_dist_node := citus_standin.find_node(nodename, nodeport);
 BEGIN
     PERFORM citus_standin.require_coordinator();
+    PERFORM citus_standin.lock_registry();
     IF node.noderole = 'primary' THEN
         PERFORM citus_standin.refuse_if_only_placement(node);
         PERFORM citus_standin.drop_reference_copies(node.groupid);
@@ -317,6 +320,7 @@ DECLARE
     node pg_dist_node := citus_standin.find_node(nodename, nodeport);
 BEGIN
     PERFORM citus_standin.require_coordinator();
+    PERFORM citus_standin.lock_registry();
     IF property <> 'shouldhaveshards' THEN
         RAISE EXCEPTION 'only the ''shouldhaveshards'' property can be set using this function' USING ERRCODE = 'internal_error';
     END IF;
@@ -346,6 +350,7 @@ DECLARE
     node pg_dist_node := citus_standin.find_node(nodename, nodeport);
 BEGIN
     PERFORM citus_standin.require_coordinator();
+    PERFORM citus_standin.lock_registry();
     UPDATE pg_dist_node AS n SET hasmetadata = false, metadatasynced = false WHERE n.nodeid = node.nodeid;
 END $$;
 

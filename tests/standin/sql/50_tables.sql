@@ -75,6 +75,10 @@ BEGIN
                 AND attname = column_to_column_name(target.logicalrelid, target.partkey)) AS target_attribute
         FROM pg_constraint AS c LEFT JOIN pg_dist_partition AS target ON target.logicalrelid = c.confrelid
         WHERE c.conrelid = relation AND c.contype = 'f' AND c.confrelid <> relation
+        UNION ALL
+        SELECT NULL, NULL, target.logicalrelid, target.partmethod, target.repmodel, target.colocationid, NULL
+        FROM citus_standin.definition AS d JOIN pg_dist_partition AS target ON target.logicalrelid = d.refers_to
+        WHERE d.logicalrelid = relation AND d.refers_to <> relation
     LOOP
         IF key.partmethod IS NULL THEN
             RAISE EXCEPTION 'referenced table "%" must be a distributed table or a reference table',
@@ -86,7 +90,7 @@ BEGIN
         END IF;
         CONTINUE WHEN key.repmodel = 't';
         IF key.colocationid <> colocation
-           OR attribute IS NOT NULL AND array_position(key.conkey, attribute) IS DISTINCT FROM array_position(key.confkey, key.target_attribute) THEN
+           OR attribute IS NOT NULL AND key.conkey IS NOT NULL AND array_position(key.conkey, attribute) IS DISTINCT FROM array_position(key.confkey, key.target_attribute) THEN
             RAISE EXCEPTION 'cannot create foreign key constraint since relations are not colocated or not referencing a reference table'
                 USING ERRCODE = 'feature_not_supported',
                       DETAIL = 'A distributed table can only have foreign keys if it is referencing another colocated hash distributed table or a reference table';
@@ -109,7 +113,10 @@ BEGIN
     IF EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = relation) THEN
         RAISE EXCEPTION 'table % is registered already', relation;
     END IF;
-    SELECT logicalrelid INTO peer FROM pg_dist_partition WHERE colocationid = colocation ORDER BY logicalrelid::oid LIMIT 1;
+    IF colocation = 0 THEN
+        groups := '{0}';
+    END IF;
+    SELECT logicalrelid INTO peer FROM pg_dist_partition WHERE colocationid = colocation AND colocation <> 0 ORDER BY logicalrelid::oid LIMIT 1;
     INSERT INTO pg_dist_partition VALUES (relation, method, citus_standin.partkey(relation, attribute), colocation, replication, false);
     FOR place IN 0 .. shards - 1 LOOP
         new_shard := nextval('pg_dist_shardid_seq');
@@ -146,7 +153,59 @@ BEGIN
     PERFORM citus_standin.require_owner(relation);
     DELETE FROM citus_standin.definition WHERE logicalrelid = relation;
     INSERT INTO citus_standin.definition
-    SELECT relation, position, kind, name, is_unique, refers_to, body FROM unnest(definitions);
+    SELECT relation, row_number() OVER (ORDER BY position), kind, name, is_unique, refers_to, body FROM unnest(definitions);
+END $$;
+
+-- A rebuilt table has another identity: what is known of the old one is known of the new one.
+CREATE FUNCTION citus_standin.rename_identity(old regclass, new regclass) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM citus_standin.require_owner(old);
+    PERFORM citus_standin.require_owner(new);
+    UPDATE citus_standin.definition SET refers_to = new WHERE refers_to = old;
+    DELETE FROM citus_standin.definition WHERE logicalrelid = old;
+END $$;
+
+-- Foreign keys that point to a table about to be distributed, from tables that are not (yet). PostgreSQL cannot keep
+-- them; they are put down and come back when their own table is distributed.
+CREATE FUNCTION citus_standin.put_down_foreign_keys(target regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    key record;
+BEGIN
+    FOR key IN
+        SELECT c.conrelid::regclass AS relation, c.conname, d.*
+        FROM pg_constraint AS c
+        JOIN LATERAL citus_standin.read_definitions(c.conrelid) AS d ON d.kind = 'constraint' AND d.name = c.conname
+        WHERE c.contype = 'f' AND c.confrelid = target AND c.conrelid <> target
+    LOOP
+        IF EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = key.relation) THEN
+            RAISE EXCEPTION 'cannot create foreign key constraint since foreign keys from reference tables to distributed tables are not supported'
+                USING ERRCODE = 'feature_not_supported',
+                      DETAIL = 'A reference table can only have foreign keys to other reference tables';
+        END IF;
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', key.relation, key.conname);
+        PERFORM citus_standin.save_definitions(key.relation,
+            (SELECT coalesce(array_agg(o), '{}') FROM citus_standin.definition AS o WHERE o.logicalrelid = key.relation)
+            || ROW(key.relation, 1000, 'constraint', key.name, false, target, key.body)::citus_standin.definition);
+    END LOOP;
+END $$;
+
+-- Those that can stand again, because both tables are plain ones or the target is a reference table.
+CREATE FUNCTION citus_standin.put_up_foreign_keys(relation regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    d citus_standin.definition;
+    rest citus_standin.definition[] := '{}';
+BEGIN
+    FOR d IN SELECT * FROM citus_standin.definition WHERE logicalrelid = relation ORDER BY position LOOP
+        IF EXISTS (SELECT FROM pg_class WHERE oid = d.refers_to AND relkind = 'r') THEN
+            EXECUTE citus_standin.definition_command(d, citus_standin.qualified(relation), '', citus_standin.qualified(d.refers_to));
+        ELSE
+            rest := rest || d;
+        END IF;
+    END LOOP;
+    PERFORM citus_standin.save_definitions(relation, rest);
 END $$;
 
 -- Make a table's shards on the groups that the registry names.
@@ -231,7 +290,8 @@ CREATE FUNCTION citus_standin.read_definition_array(relation regclass) RETURNS c
     -- Keys before foreign keys, constraints before indexes.
     SELECT coalesce(array_agg(ROW(relation, number, kind, name, is_unique, refers_to, body)::citus_standin.definition), '{}')
     FROM (SELECT *, row_number() OVER (ORDER BY kind, refers_to IS NOT NULL, name) AS number
-          FROM citus_standin.read_definitions(relation)) AS d
+          FROM (SELECT * FROM citus_standin.read_definitions(relation)
+                UNION ALL SELECT kind, name, is_unique, refers_to, body FROM citus_standin.definition WHERE logicalrelid = relation) AS every) AS d
 $$;
 
 -- Distribute by hash, or as a single shard when there is no distribution column.
@@ -239,7 +299,7 @@ CREATE FUNCTION citus_standin.distribute(relation regclass, distribution_column 
         shards integer, quiet boolean DEFAULT false, in_colocation integer DEFAULT NULL) RETURNS regclass
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    attribute record;
+    attribute pg_attribute;
     peer record;
     colocation integer := in_colocation;
     definitions citus_standin.definition[];
@@ -248,10 +308,11 @@ DECLARE
     named name := (SELECT relname FROM pg_class WHERE oid = relation);
 BEGIN
     PERFORM citus_standin.register_coordinator_if_empty();
+    PERFORM citus_standin.unregister_if_local(relation);
     PERFORM citus_standin.check_distributable(relation);
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
     IF distribution_column IS NOT NULL THEN
-        SELECT a.attnum, a.attname, a.atttypid, a.attcollation, a.attgenerated INTO attribute
+        SELECT a.* INTO attribute
         FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attname = distribution_column AND a.attnum > 0 AND NOT a.attisdropped;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'column "%" of relation "%" does not exist', distribution_column, named USING ERRCODE = 'undefined_column';
@@ -305,6 +366,7 @@ BEGIN
         colocation := citus_standin.new_colocation(shards, coalesce(attribute.atttypid, 0), coalesce(attribute.attcollation, 0));
     END IF;
     PERFORM citus_standin.check_foreign_keys(relation, attribute.attnum, colocation);
+    PERFORM citus_standin.put_down_foreign_keys(relation);
 
     PERFORM citus_standin.replicate_reference_tables();
     PERFORM citus_standin.prepare_workers(relation);
@@ -315,13 +377,10 @@ BEGIN
     ELSE
         new := citus_standin.rebuild(relation, '');
     END IF;
-    -- A foreign key of the table to itself follows it.
-    SELECT coalesce(array_agg(ROW(d.logicalrelid, d.position, d.kind, d.name, d.is_unique,
-                                  CASE d.refers_to WHEN relation THEN new ELSE d.refers_to END, d.body)::citus_standin.definition), '{}')
-    INTO definitions FROM unnest(definitions) AS d;
     PERFORM citus_standin.register(new, CASE WHEN distribution_column IS NULL THEN 'n' ELSE 'h' END::"char",
         (SELECT a.attnum FROM pg_attribute AS a WHERE a.attrelid = new AND a.attname = distribution_column), colocation, shards, 's');
     PERFORM citus_standin.save_definitions(new, definitions);
+    PERFORM citus_standin.rename_identity(relation, new);
     PERFORM citus_standin.create_shards(new);
     IF distribution_column IS NULL THEN
         new := citus_standin.become_foreign(new);
@@ -367,6 +426,7 @@ DECLARE
     shard record;
     seq record;
     owned text := '';
+    next_value bigint;
     new regclass;
 BEGIN
     PERFORM citus_standin.require_owner(relation);
@@ -374,14 +434,15 @@ BEGIN
     FROM pg_dist_shard AS s JOIN pg_dist_placement AS p USING (shardid)
     JOIN pg_class AS c ON c.oid = s.logicalrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE s.logicalrelid = relation;
     FOR seq IN
-        SELECT a.attname, d.objid::regclass AS sequence, d.deptype
+        SELECT a.attname, citus_standin.qualified(d.objid) AS sequence, d.deptype
         FROM pg_depend AS d JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S'
         JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.deptype IN ('a', 'i')
     LOOP
         IF seq.deptype = 'i' THEN
+            EXECUTE format('SELECT last_value + is_called::integer FROM %s', seq.sequence) INTO next_value;
             EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP IDENTITY', qualified, seq.attname);
-            EXECUTE format('CREATE SEQUENCE %s', seq.sequence);
+            EXECUTE format('CREATE SEQUENCE %s START %s', seq.sequence, next_value);
         ELSE
             EXECUTE format('ALTER SEQUENCE %s OWNED BY NONE', seq.sequence);
         END IF;
@@ -457,7 +518,7 @@ BEGIN
         RAISE EXCEPTION 'cannot undistribute table because the table is not distributed' USING ERRCODE = 'internal_error';
     END IF;
     PERFORM citus_standin.require_owner(relation);
-    IF partition.repmodel = 't' THEN
+    IF partition.repmodel = 't' OR partition.colocationid = 0 THEN
         PERFORM citus_standin.drop_shards(relation);
         PERFORM citus_standin.unregister_reference(relation);
         PERFORM citus_standin.publish();
@@ -469,12 +530,19 @@ BEGIN
     RAISE NOTICE 'moving the data of %', qualified;
     PERFORM citus_standin.copy_rows(relation, new);
     RAISE NOTICE 'dropping the old %', qualified;
+    PERFORM citus_standin.rename_identity(relation, new);
     EXECUTE format('DROP %s %s', CASE (SELECT relkind FROM pg_class WHERE oid = relation) WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, relation);
     RAISE NOTICE 'renaming the new table to %', qualified;
-    FOR d IN SELECT s.* FROM unnest(definitions) AS s WHERE NOT (s.kind = 'constraint' AND s.body LIKE 'CHECK%'
-                                                              AND partition.partmethod = 'h') ORDER BY s.position LOOP
-        EXECUTE citus_standin.definition_command(d, qualified, '', citus_standin.qualified(CASE d.refers_to WHEN relation THEN new ELSE d.refers_to END));
+    FOR d IN SELECT s.* FROM unnest(definitions) AS s
+             WHERE s.refers_to IS NULL AND NOT (s.kind = 'constraint' AND s.body LIKE 'CHECK%' AND partition.partmethod = 'h')
+             ORDER BY s.position LOOP
+        EXECUTE citus_standin.definition_command(d, qualified, '', NULL);
     END LOOP;
+    SELECT coalesce(array_agg(ROW(new, s.position, s.kind, s.name, s.is_unique, CASE s.refers_to WHEN relation THEN new ELSE s.refers_to END,
+                                  s.body)::citus_standin.definition), '{}')
+    INTO definitions FROM unnest(definitions) AS s WHERE s.refers_to IS NOT NULL;
+    PERFORM citus_standin.save_definitions(new, definitions);
+    PERFORM citus_standin.put_up_foreign_keys(new);
     RETURN new;
 END $$;
 
@@ -496,9 +564,60 @@ CREATE FUNCTION citus_standin.doomed_shards(relation oid) RETURNS TABLE (groupid
     GROUP BY p.groupid
 $$;
 
+-- Registered tables that hang together by foreign keys.
+CREATE FUNCTION citus_standin.related_tables(relation regclass) RETURNS TABLE (related regclass)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE link AS (
+        SELECT logicalrelid AS a, refers_to AS b FROM citus_standin.definition WHERE refers_to IS NOT NULL
+        UNION SELECT refers_to, logicalrelid FROM citus_standin.definition WHERE refers_to IS NOT NULL
+    ), reached AS (
+        SELECT relation AS r UNION SELECT link.b FROM reached JOIN link ON link.a = reached.r
+    )
+    SELECT r FROM reached WHERE r <> relation AND r IN (SELECT logicalrelid FROM pg_dist_partition) ORDER BY r::oid
+$$;
+
 CREATE FUNCTION pg_catalog.undistribute_table(table_name regclass, cascade_via_foreign_keys boolean DEFAULT false) RETURNS void
-    LANGUAGE sql STRICT SET search_path = pg_catalog, pg_temp AS
-    'SELECT citus_standin.collect(table_name)';
+    LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    others regclass[] := ARRAY(SELECT related FROM citus_standin.related_tables(table_name));
+    item regclass;
+    collected regclass[] := '{}';
+BEGIN
+    IF cardinality(others) > 0 AND NOT cascade_via_foreign_keys
+       AND EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = table_name) THEN
+        RAISE EXCEPTION 'cannot complete operation because table % has a foreign key', (SELECT relname FROM pg_class WHERE oid = table_name)
+            USING ERRCODE = 'internal_error',
+                  HINT = format('Use cascade option to undistribute all the relations involved in a foreign key relationship with %1$s '
+                                'by executing SELECT undistribute_table(%2$s%1$s%2$s, cascade_via_foreign_keys=>true)',
+                                citus_standin.qualified(table_name), repeat('$', 2));
+    END IF;
+    FOREACH item IN ARRAY table_name || others LOOP
+        collected := collected || citus_standin.collect(item);
+    END LOOP;
+    FOREACH item IN ARRAY collected LOOP
+        PERFORM citus_standin.put_up_foreign_keys(item);
+    END LOOP;
+END $$;
+
+-- A local table that Citus knows: workers get a face of it.
+CREATE FUNCTION pg_catalog.citus_add_local_table_to_metadata(table_name regclass, cascade_via_foreign_keys boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM citus_standin.check_distributable(table_name);
+    IF NOT EXISTS (SELECT FROM pg_dist_node WHERE groupid = 0) THEN
+        RAISE EXCEPTION 'operation cannot be completed: the coordinator is not added as a node' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    PERFORM citus_standin.prepare_workers(table_name);
+    PERFORM citus_standin.register(table_name, 'n', NULL, 0, 1, 's');
+    PERFORM citus_standin.publish();
+END $$;
+CREATE FUNCTION citus_standin.unregister_if_local(relation regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = relation AND colocationid = 0) THEN
+        PERFORM citus_standin.unregister_reference(relation);
+    END IF;
+END $$;
 
 CREATE FUNCTION pg_catalog.alter_distributed_table(table_name regclass, distribution_column text DEFAULT NULL, shard_count integer DEFAULT NULL,
         colocate_with text DEFAULT NULL, cascade_to_colocated boolean DEFAULT NULL) RETURNS void

@@ -19,29 +19,39 @@ CREATE FUNCTION citus_standin.forward_rows() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     key text;
+    copy_key text;
+    fresh_key text;
     columns text := citus_standin.copied_columns(TG_RELID);
+    assignments text;
     target record;
 BEGIN
-    SELECT string_agg(format('gone.%1$I = copy.%1$I', a.attname), ' AND ') INTO key
+    SELECT string_agg(format('%I', a.attname), ', '), string_agg(format('copy.%I', a.attname), ', '), string_agg(format('fresh.%I', a.attname), ', ')
+    INTO key, copy_key, fresh_key
     FROM pg_index AS x JOIN pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey)
     WHERE x.indrelid = TG_RELID AND x.indisprimary;
+    SELECT string_agg(format('%1$I = fresh.%1$I', attname), ', ') INTO assignments FROM pg_attribute
+    WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
     FOR target IN SELECT * FROM citus_standin.copies(TG_RELID) LOOP
-        IF TG_OP <> 'INSERT' AND key IS NULL THEN
+        IF TG_OP = 'INSERT' THEN
+            EXECUTE format('INSERT INTO %1$s (%2$s) SELECT %2$s FROM fresh', target.copy, columns);
+        ELSIF key IS NULL THEN
             -- Equal rows cannot be told apart without a key: write the whole table again.
             EXECUTE format('DELETE FROM %s', target.copy);
             EXECUTE format('INSERT INTO %1$s (%2$s) SELECT %2$s FROM %3$I.%4$I', target.copy, columns, TG_TABLE_SCHEMA, TG_TABLE_NAME);
+        ELSIF TG_OP = 'DELETE' THEN
+            EXECUTE format('DELETE FROM %s AS copy WHERE (%s) IN (SELECT %s FROM gone)',
+                           target.copy, copy_key, key);
         ELSE
-            IF TG_OP <> 'INSERT' THEN
-                EXECUTE format('DELETE FROM %s AS copy USING gone WHERE %s', target.copy, key);
-            END IF;
-            IF TG_OP <> 'DELETE' THEN
-                EXECUTE format('INSERT INTO %1$s (%2$s) SELECT %2$s FROM fresh', target.copy, columns);
-            END IF;
+            -- In an order that foreign keys to the copy allow: rows with new keys, rows that kept theirs, rows that are gone.
+            EXECUTE format('INSERT INTO %1$s (%2$s) SELECT %2$s FROM fresh WHERE (%3$s) NOT IN (SELECT %3$s FROM gone)', target.copy, columns, key);
+            EXECUTE format('UPDATE %s AS copy SET %s FROM fresh WHERE (%s) = (%s) AND (%s) IN (SELECT %s FROM gone)', target.copy, assignments,
+                           copy_key, fresh_key, fresh_key, key);
+            EXECUTE format('DELETE FROM %s AS copy WHERE (%s) IN (SELECT %s FROM gone) AND (%s) NOT IN (SELECT %s FROM fresh)',
+                           target.copy, copy_key, key, copy_key, key);
         END IF;
     END LOOP;
     RETURN NULL;
 END $$;
-
 CREATE FUNCTION citus_standin.forward_truncate() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -61,6 +71,7 @@ DECLARE
     target record;
 BEGIN
     PERFORM citus_standin.register_coordinator_if_empty();
+    PERFORM citus_standin.unregister_if_local(table_name);
     PERFORM citus_standin.check_distributable(table_name);
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', table_name);
     SELECT min(colocationid) INTO colocation FROM pg_dist_colocation WHERE replicationfactor = -1;

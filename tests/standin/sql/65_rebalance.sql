@@ -6,7 +6,7 @@ CREATE VIEW citus_standin.shard_set AS
 SELECT p.colocationid, p.logicalrelid, s.shardid, pl.groupid,
        row_number() OVER (PARTITION BY p.logicalrelid ORDER BY s.shardminvalue::bigint) - 1 AS place
 FROM pg_dist_partition AS p JOIN pg_dist_shard AS s USING (logicalrelid) JOIN pg_dist_placement AS pl USING (shardid)
-WHERE p.repmodel <> 't';
+WHERE p.repmodel <> 't' AND p.colocationid <> 0;
 GRANT SELECT ON citus_standin.shard_set TO PUBLIC;
 
 CREATE FUNCTION citus_standin.primary_node(wanted_group integer) RETURNS pg_dist_node

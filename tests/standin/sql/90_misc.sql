@@ -109,6 +109,7 @@ BEGIN
         RAISE NOTICE 'schema % is already distributed', schemaname;
         RETURN;
     END IF;
+    RAISE NOTICE 'distributing the schema %', schemaname;
     colocation := citus_standin.new_colocation(1, 0, 0);
     PERFORM citus_standin.set_schema_colocation(schemaname, colocation);
     FOR item IN SELECT * FROM citus_standin.schema_tables(schemaname) AS t
@@ -116,7 +117,6 @@ BEGIN
         PERFORM citus_standin.distribute(item.relation, NULL, NULL, false, 1, false, colocation);
     END LOOP;
     PERFORM citus_standin.publish();
-    RAISE NOTICE 'distributing the schema %', schemaname;
 END $$;
 CREATE FUNCTION pg_catalog.citus_schema_undistribute(schemaname regnamespace) RETURNS void
     LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -129,6 +129,7 @@ BEGIN
     IF colocation IS NULL THEN
         RAISE EXCEPTION 'schema % is not distributed', schemaname USING ERRCODE = 'feature_not_supported';
     END IF;
+    RAISE NOTICE 'undistributing schema %', schemaname;
     FOR item IN SELECT logicalrelid AS relation FROM pg_dist_partition WHERE colocationid = colocation LOOP
         PERFORM citus_standin.collect(item.relation);
     END LOOP;
@@ -137,8 +138,6 @@ BEGIN
 END $$;
 
 -- Things that the stand-in has no use for, so that callers need not ask which one they talk to.
-CREATE FUNCTION pg_catalog.citus_add_local_table_to_metadata(table_name regclass, cascade_via_foreign_keys boolean DEFAULT false) RETURNS void
-    LANGUAGE plpgsql STRICT AS $$BEGIN PERFORM citus_standin.require_owner(table_name); END$$;
 CREATE FUNCTION pg_catalog.recover_prepared_transactions() RETURNS integer LANGUAGE sql STRICT AS 'SELECT 0';
 CREATE FUNCTION pg_catalog.citus_finalize_upgrade_to_citus11(enforce_version_check boolean DEFAULT true) RETURNS boolean LANGUAGE sql AS 'SELECT true';
 CREATE PROCEDURE pg_catalog.citus_finish_citus_upgrade() LANGUAGE plpgsql AS 'BEGIN END';
