@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.citus_ha.cluster.plugins.module_utils._connection import Session
+from ansible_collections.citus_ha.cluster.plugins.module_utils._connection import Session, pgsql
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import Refused
 from ansible_collections.citus_ha.cluster.plugins.module_utils._names import Name, display
 from ansible_collections.citus_ha.cluster.plugins.module_utils._versions import Version, parse_version
@@ -56,7 +56,7 @@ SELECT (SELECT groupid FROM pg_dist_local_group) AS local_group,
        (SELECT jsonb_object_agg(name, setting) FROM pg_settings
          WHERE name IN ('citus.shard_count', 'citus.shard_replication_factor', 'citus.enable_unsafe_triggers',
                         'citus.allow_unsafe_constraints', 'max_locks_per_transaction', 'max_connections',
-                        'max_prepared_transactions', 'wal_level')) AS settings,
+                        'max_prepared_transactions', 'wal_level', 'output_plugin_libraries')) AS settings,
        ARRAY(SELECT proname::text FROM pg_proc
               WHERE pronamespace = 'pg_catalog'::regnamespace
                 AND proname IN ('column_to_column_name', 'citus_local_disk_space_stats', 'citus_total_relation_size',
@@ -296,7 +296,10 @@ class Column:
     generated: bool
     identity: bool
     not_null: bool
+    #: The type has what Citus needs of it: a hash, and an order.
     hashable: bool
+    #: The default comes from a sequence.
+    sequence: bool
     negative_scale: bool
     #: From the statistics: absolute number when positive, share of the rows when negative; None without ANALYZE.
     n_distinct: float | None = None
@@ -320,6 +323,8 @@ class Key:
     #: Numbers of the columns that Citus counts as included (with an equality operator, if it is an exclusion).
     columns: tuple[int, ...]
     names: tuple[str, ...]
+    #: Columns that are only carried along (INCLUDE).
+    included: tuple[str, ...]
     replica_identity: bool
     #: Foreign keys that rest on it, as ``schema.table: name``.
     dependants: tuple[str, ...]
@@ -355,6 +360,8 @@ class Extra:
     multi_level: bool
     partitions: int
     replica_identity: bool
+    #: What the statistics on the coordinator say; -1 when they say nothing.
+    estimated_rows: int
     #: Other tables of its colocation group.
     colocated: tuple[str, ...] = ()
 
@@ -371,8 +378,14 @@ class Details:
     groups: Mapping[tuple[Any, ...], int] = field(default_factory=dict)
     #: Tables that foreign keys connect with a table, directly or through others; where cascading was asked about.
     connected: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    #: Bytes of the tables in :attr:`connected`, by name.
+    sizes: Mapping[str, int] = field(default_factory=dict)
     #: Rows per table, exact or estimated; only where they are counted.
     rows: Mapping[int, int] = field(default_factory=dict)
+    #: Tables whose distribution column to be holds NULLs.
+    nulls: frozenset[int] = frozenset()
+    #: Different values among the first rows, for tables without statistics.
+    sampled: Mapping[int, int] = field(default_factory=dict)
     #: Free bytes on the coordinator's data folder; None when the server does not tell.
     free_bytes: int | None = None
 
@@ -386,13 +399,15 @@ SELECT a.attrelid::bigint AS relation, a.attname::text AS name, a.attnum::int AS
        a.atttypid = 'numeric'::regtype AND a.atttypmod >= 4 AND ((a.atttypmod - 4) & 1024) <> 0 AS negative_scale,
        CASE WHEN b.typtype IN ('e', 'r', 'm', 'c') THEN true
             WHEN b.typcategory = 'A' THEN true
-            ELSE EXISTS (SELECT FROM pg_opclass AS o JOIN pg_am AS m ON m.oid = o.opcmethod
-                          WHERE m.amname = 'hash' AND o.opcdefault
+            ELSE 2 = (SELECT count(DISTINCT m.amname) FROM pg_opclass AS o JOIN pg_am AS m ON m.oid = o.opcmethod
+                          WHERE m.amname IN ('btree', 'hash') AND o.opcdefault
                             AND (o.opcintype = b.oid
                                  OR EXISTS (SELECT FROM pg_cast AS k WHERE k.castsource = b.oid
                                                AND k.casttarget = o.opcintype AND k.castmethod = 'b'
                                                AND k.castcontext = 'i')))
        END AS hashable,
+       coalesce((SELECT pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%%' FROM pg_attrdef AS d
+                  WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum), false) AS sequence,
        s.n_distinct::float8 AS n_distinct, s.null_frac::float8 AS null_fraction,
        s.most_common_freqs[1]::float8 AS top_fraction
   FROM pg_attribute AS a
@@ -425,6 +440,9 @@ SELECT w.root::bigint AS root, w.relation::bigint AS relation, n.nspname::text A
        ARRAY(SELECT a.attname::text FROM generate_series(1, i.indnkeyatts) AS p
                JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[p - 1]
               ORDER BY p) AS names,
+       ARRAY(SELECT a.attname::text FROM generate_series(i.indnkeyatts + 1, i.indnatts) AS p
+               JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[p - 1]
+              ORDER BY p) AS included,
        ARRAY(SELECT format('%%s: %%I', f.conrelid::regclass, f.conname) FROM pg_constraint AS f
               WHERE f.contype = 'f' AND f.conindid = i.indexrelid AND f.conparentid = 0 ORDER BY 1) AS dependants
   FROM wanted AS w
@@ -458,19 +476,19 @@ SELECT f.conname::text AS name, f.confdeltype::text AS on_delete, f.confupdtype:
 """
 
 _SIZE = {
-    True: "CASE WHEN p.logicalrelid IS NULL THEN l.size"
+    True: "CASE WHEN p.logicalrelid IS NULL OR NOT has_table_privilege(c.oid, 'SELECT') THEN l.size"
     " ELSE coalesce(citus_total_relation_size(c.oid::regclass, false), 0) END",
     False: "l.size",
 }
 _EXTRAS = """
-SELECT c.oid::bigint AS oid, {size} AS bytes,
+SELECT c.oid::bigint AS oid, {size} AS bytes, l.tuples AS estimated_rows,
        CASE WHEN p.logicalrelid IS NULL THEN l.heap > 0 ELSE true END AS has_rows,
        ARRAY(SELECT tgname::text FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal ORDER BY 1) AS triggers,
        EXISTS (SELECT FROM pg_inherits AS h JOIN pg_class AS o ON o.oid = h.inhparent
                 WHERE (h.inhrelid = c.oid OR h.inhparent = c.oid) AND o.relkind = 'r') AS inherits,
        (SELECT h.inhparent::regclass::text FROM pg_inherits AS h
          WHERE h.inhrelid = c.oid AND c.relispartition) AS parent,
-       l.depth > 1 AS multi_level, l.partitions,
+       l.multi_level, l.partitions,
        c.relreplident IN ('f', 'i') OR EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary)
            AS replica_identity,
        ARRAY(SELECT q.logicalrelid::regclass::text FROM pg_dist_partition AS q
@@ -479,10 +497,13 @@ SELECT c.oid::bigint AS oid, {size} AS bytes,
   FROM pg_class AS c
   LEFT JOIN pg_dist_partition AS p ON p.logicalrelid::oid = c.oid
  CROSS JOIN LATERAL (
-       SELECT coalesce(sum(pg_total_relation_size(coalesce(t.relid, c.oid::regclass))), 0)::bigint AS size,
+       SELECT coalesce(sum(nullif(s.reltuples, -1)) FILTER (WHERE s.relkind <> 'p'), -1)::bigint AS tuples,
+              coalesce(sum(pg_total_relation_size(coalesce(t.relid, c.oid::regclass))), 0)::bigint AS size,
               coalesce(sum(pg_relation_size(coalesce(t.relid, c.oid::regclass))), 0)::bigint AS heap,
-              coalesce(max(t.level), 0) AS depth, greatest(count(t.relid) - 1, 0) AS partitions
-         FROM (VALUES (0)) AS one (x) LEFT JOIN pg_partition_tree(c.oid::regclass) AS t ON true) AS l
+              coalesce(bool_or(t.level > 0 AND s.relkind = 'p'), false) AS multi_level,
+              greatest(count(t.relid) - 1, 0) AS partitions
+         FROM (VALUES (0)) AS one (x) LEFT JOIN pg_partition_tree(c.oid::regclass) AS t ON true
+         LEFT JOIN pg_class AS s ON s.oid = coalesce(t.relid::oid, c.oid)) AS l
  WHERE c.oid = ANY (%(oids)s::oid[])
 """
 
@@ -508,7 +529,9 @@ WITH RECURSIVE edge (a, b) AS (
     UNION
     SELECT r.root, e.b FROM reach AS r JOIN edge AS e ON e.a = r.oid
 )
-SELECT root::bigint AS root, array_agg(format('%%I.%%I', n.nspname, c.relname) ORDER BY 1) AS names
+SELECT root::bigint AS root, array_agg(c.oid::bigint ORDER BY n.nspname, c.relname) AS oids,
+       array_agg(n.nspname::text ORDER BY n.nspname, c.relname) AS schemas,
+       array_agg(c.relname::text ORDER BY n.nspname, c.relname) AS tables
   FROM reach JOIN pg_class AS c ON c.oid = reach.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace
  WHERE reach.oid <> reach.root
  GROUP BY root
@@ -530,7 +553,7 @@ def read_details(
     keys: dict[int, list[Key]] = {}
     for row in session.query(_KEYS, oids):
         root = row.pop("root")
-        row.update({part: tuple(row[part]) for part in ("columns", "names", "dependants")})
+        row.update({part: tuple(row[part]) for part in ("columns", "names", "included", "dependants")})
         keys.setdefault(root, []).append(Key(**row))
     foreign_rows = session.query(_FOREIGN_KEYS, oids)
     known = {table.name: table for table in tables}
@@ -551,8 +574,19 @@ def read_details(
         )
         for row in foreign_rows
     )
+    connected: dict[int, tuple[str, ...]] = {}
+    by_oid: dict[int, str] = {}
+    sized = list(oids["oids"])
+    if want_connected:
+        for row in session.query(_CONNECTED, oids):
+            names = zip(row["schemas"], row["tables"], strict=True)
+            connected[row["root"]] = tuple(str(Name(schema, table)) for schema, table in names)
+            sized += row["oids"]
+            by_oid.update(zip(row["oids"], connected[row["root"]], strict=True))
     extras = {}
-    for row in session.query(_EXTRAS.replace("{size}", _SIZE["citus_total_relation_size" in server.has]), oids):
+    for row in session.query(
+        _EXTRAS.replace("{size}", _SIZE["citus_total_relation_size" in server.has]), {"oids": sized}
+    ):
         row.update({part: tuple(row[part]) for part in ("triggers", "colocated")})
         oid = row.pop("oid")
         extras[oid] = Extra(**row)
@@ -561,9 +595,6 @@ def read_details(
         (row["type_oid"], row["collation"], row["shards"]): row["id"]
         for row in session.query(_GROUPS.replace("{not_tenant}", not_tenant))
     }
-    connected = {}
-    if want_connected:
-        connected = {row["root"]: tuple(row["names"]) for row in session.query(_CONNECTED, oids)}
     free = session.value(_FREE) if want_free and "citus_local_disk_space_stats" in server.has else None
     return Details(
         columns={oid: tuple(found) for oid, found in columns.items()},
@@ -572,5 +603,82 @@ def read_details(
         extras=extras,
         groups=groups,
         connected=connected,
+        sizes={name: extras[oid].bytes for oid, name in by_oid.items()},
         free_bytes=free,
+    )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What to find out about one table by reading its rows."""
+
+    table: Table
+    #: Distribution column to be, when its values matter.
+    column: Column | None
+
+
+#: Above this many bytes rows are estimated from the statistics: counting them would take minutes.
+EXACT_BYTES = 1024**3
+
+#: How many rows the different values are counted in where the table was never analyzed.
+SAMPLE_ROWS = 10000
+
+_MEASURE = "SELECT {oid}::bigint AS oid, ({rows}) AS rows, ({nulls}) AS nulls, ({sample}) AS distinct_values"
+_SHARD_ROWS = """
+SELECT o::bigint AS oid, sum(nullif(r.result::bigint, -1))::bigint AS rows
+  FROM unnest(%s::oid[]) AS o
+ CROSS JOIN LATERAL
+       run_command_on_shards(o::regclass, 'SELECT reltuples::bigint FROM pg_class WHERE oid = %%L::regclass') AS r
+ WHERE r.success
+ GROUP BY o
+"""
+
+
+def measure(session: Session, server: Server, details: Details, wanted: Sequence[Measure]) -> Details:
+    """Complete ``details`` with row counts, and where the statistics say nothing with NULLs and a sample.
+
+    One query over all tables that are small enough to be counted, one for those that are not.
+    """
+    parts = []
+    estimated: dict[int, int] = {}
+    big = []
+    for item in wanted:
+        extra = details.extras[item.table.oid]
+        if not extra.has_rows:
+            estimated[item.table.oid] = 0
+            continue
+        small = extra.bytes <= EXACT_BYTES
+        if not small and item.table.state == "plain":
+            if extra.estimated_rows >= 0:
+                estimated[item.table.oid] = extra.estimated_rows
+        elif not small:
+            big.append(item.table.oid)
+        source = pgsql.Identifier(item.table.schema, item.table.table)
+        nothing = pgsql.SQL("NULL::bigint")
+        nulls = sample = nothing
+        rows = pgsql.SQL("SELECT count(*) FROM {}").format(source) if small else nothing
+        if item.column is not None:
+            name = pgsql.Identifier(item.column.name)
+            if not item.column.not_null:
+                nulls = pgsql.SQL("SELECT count(*) FROM (SELECT FROM {} WHERE {} IS NULL LIMIT 1) AS n").format(
+                    source, name
+                )
+            if item.column.n_distinct is None and item.column.hashable:
+                sample = pgsql.SQL("SELECT count(DISTINCT v) FROM (SELECT {} AS v FROM {} LIMIT {}) AS s").format(
+                    name, source, pgsql.Literal(SAMPLE_ROWS)
+                )
+        parts.append(
+            pgsql.SQL(_MEASURE).format(oid=pgsql.Literal(item.table.oid), rows=rows, nulls=nulls, sample=sample)
+        )
+    found = session.query(pgsql.SQL("\nUNION ALL\n").join(parts)) if parts else []
+    estimated.update({row["oid"]: row["rows"] for row in found if row["rows"] is not None})
+    if big and "run_command_on_shards" in server.has:
+        estimated.update(
+            {row["oid"]: row["rows"] for row in session.query(_SHARD_ROWS, (big,)) if row["rows"] is not None}
+        )
+    return replace(
+        details,
+        rows=estimated,
+        nulls=frozenset(row["oid"] for row in found if row["nulls"]),
+        sampled={row["oid"]: row["distinct_values"] for row in found if row["distinct_values"] is not None},
     )

@@ -19,11 +19,11 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute
     Plan,
     State,
     changing,
-    describe,
     format_bytes,
-    plan,
     step,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_plan import plan
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_preflight import measures
 from ansible_collections.citus_ha.cluster.plugins.module_utils._connection import Session, connect
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     CitusHaError,
@@ -162,9 +162,11 @@ def observe(session: Session, desired: Sequence[Desired]) -> State:
         server,
         list({table.oid: table for table in [*changed, *targets]}.values()),
         want_free=bool(steps & {"undistribute", "convert"}),
-        want_connected=bool(steps & {"undistribute", "convert"}) or any(entry.state == "local" for entry in tables),
+        want_connected=bool(steps & {"undistribute", "convert"})
+        or bool({entry.state for entry in tables} & {"local", "reference"}),
     )
-    return replace(state, details=details)
+    state = replace(state, details=details)
+    return replace(state, details=catalog.measure(session, server, details, measures(desired, state)))
 
 
 def _refuse_aliases(entries: Iterable[Desired], state: State) -> None:
@@ -195,10 +197,9 @@ def batches(actions: Sequence[Action], server: catalog.Server) -> list[list[Acti
     grouped: list[list[Action]] = []
     used = 0
     for action in actions:
-        fresh = (
-            not grouped or not action.transactional or not grouped[-1][-1].transactional or used + action.locks > room
-        )
-        if fresh:
+        last = grouped[-1][-1] if grouped else None
+        apart = last is None or not (action.transactional and last.transactional)
+        if last is None or apart or (used + action.locks > room and not last.joined):
             grouped.append([])
             used = 0
         grouped[-1].append(action)
@@ -215,35 +216,59 @@ def apply(session: Session, grouped: Sequence[Sequence[Action]]) -> list[str]:
     queries: list[str] = []
     every = [action.object for batch in grouped for action in batch]
     for batch in grouped:
-        current = batch[0]
+        together = batch[0].transactional
+        current: tuple[Action, str] = (batch[0], "BEGIN")
         sent: list[str] = []
         try:
-            with session.transaction() if batch[0].transactional else nullcontext():
-                if any(action.sequential for action in batch) and batch[0].transactional:
+            with session.transaction() if together else nullcontext():
+                if together and any(action.sequential for action in batch):
                     session.query("SELECT set_config('citus.multi_shard_modify_mode', 'sequential', true)")
-                for current in batch:
-                    for statement in current.statements:
+                for action in batch:
+                    for statement in action.statements:
+                        current = (action, str(statement))
                         session.execute(statement.composed(), statement.values or None)
                         sent.append(str(statement))
         except CitusHaError as error:
             rest = [name for name in every if name not in finished]
-            lost = isinstance(error, ConnectionFailed)
-            raise type(error)(
-                f"{current.object}: {error.message} "
-                + (
-                    f"Finished before: {', '.join(finished)}. "
-                    if finished
-                    else "Nothing was changed. "
-                    if not lost
-                    else ""
-                )
-                + f"Not done: {', '.join(rest[:20])}{' and others' if len(rest) > 20 else ''}.",
-                error.remedy or "Mend the cause and run the task again: it does the rest.",
-                **{**error.details, "finished": finished, "not_done": rest, "queries": queries},
-            ) from error
+            raise _failed(error, session.where, current, together, finished, rest, queries) from error
         finished += [action.object for action in batch]
         queries += sent
     return queries
+
+
+def _failed(
+    error: CitusHaError,
+    where: str,
+    current: tuple[Action, str],
+    together: bool,
+    finished: list[str],
+    rest: list[str],
+    queries: list[str],
+) -> CitusHaError:
+    """The same error, with what it means for the tables of the task."""
+    action, statement = current
+    lost = isinstance(error, ConnectionFailed)
+    parts = [f"{action.object}: {error.message}"]
+    if "server_message" in error.details:
+        parts = [f"{action.object}: {where} rejected: {statement} The server said: {error.details['server_message']}"]
+    if not together:
+        parts.append("Citus does this outside a transaction: the table may be left as a local table managed by Citus.")
+    elif lost:
+        parts.append("What the broken transaction did is undone, unless the connection broke during its COMMIT.")
+    else:
+        parts.append("Its transaction was rolled back.")
+    if finished:
+        parts.append(f"Finished before: {_some(finished)}.")
+    parts.append(f"Not done: {_some(rest)}.")
+    return type(error)(
+        " ".join(parts),
+        error.remedy or "Mend the cause and run the task again: it does what is left.",
+        **{**error.details, "query": statement, "finished": finished, "not_done": rest, "queries": queries},
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
 
 
 # ---- report -----------------------------------------------------------------------------------------
@@ -259,7 +284,8 @@ def refuse(found: Plan, where: str) -> None:
     listed = "\n".join(f"{number}. {finding}" for number, finding in enumerate(found.findings, 1))
     count = len(found.findings)
     raise Refused(
-        f"{where}: {count} {'thing stands' if count == 1 else 'things stand'} in the way; nothing was changed.\n{listed}",
+        f"{where}: {count} {'thing stands' if count == 1 else 'things stand'} in the way; nothing was changed."
+        f"\n{listed}",
         findings=[finding.as_dict() for finding in found.findings],
         plan=[action.as_dict() for action in found.actions],
         queries=[],
@@ -373,4 +399,4 @@ def _work(module: AnsibleModule, session: Session, desired: Sequence[Desired]) -
     return result
 
 
-__all__ = ["argument_spec", "batches", "describe", "desired_from", "diff", "observe", "work"]
+__all__ = ["argument_spec", "batches", "desired_from", "diff", "observe", "work"]

@@ -138,6 +138,7 @@ class Session:
             f"{self.where} rejected: {text}. The server said: {_said(error)}",
             sqlstate=getattr(error, "pgcode", None),
             query=text,
+            server_message=_said(error),
         )
 
 
@@ -182,8 +183,10 @@ def connect(params: Mapping[str, Any], database: str | None = None) -> Session:
         ) from error
     connection.autocommit = True
     session = Session(connection, where)
+    # Catalog queries look expensive to the planner and are not: compiling them takes longer than running them.
     session.query(
-        "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
+        "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false),"
+        " set_config('jit', 'off', false)",
         (str(params["lock_timeout"]), str(params["statement_timeout"])),
     )
     return session

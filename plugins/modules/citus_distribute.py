@@ -16,11 +16,12 @@ description:
   - Compares with the catalogs first, and changes only what differs. The catalogs are read in a constant number of
     queries, however many tables there are.
   - Everything that stands in the way is reported at once and before the first change, with the statements that would
-    mend it. Nothing is rewritten, undistributed beyond the coordinator's disk, or dropped without an option that says so.
-  - The entries may be in any order. Reference tables, tables that foreign keys lead to, and tables that others are to be
-    colocated with come first.
-  - Takes effect in one transaction where Citus allows that; see O(concurrently) and RV(transactions). Otherwise a run that
-    failed reports what it finished, and the next run does the rest.
+    mend it. Nothing is rewritten, dropped, or undistributed beyond the coordinator's disk without an option that says so.
+  - The entries may be in any order. Reference tables, tables that foreign keys lead to, and tables that others are to
+    be colocated with come first. Where no order does (foreign keys in a circle, or tables that Citus made local ones
+    because of a reference table), the foreign keys are dropped and added again in the same transaction.
+  - Takes effect in one transaction where Citus allows that; see O(concurrently) and RV(transactions). Otherwise a run
+    that failed reports what it finished, and the next run does the rest.
   - Run it on the coordinator, or name the coordinator with O(login_host).
 extends_documentation_fragment:
   - citus_ha.cluster.connection
@@ -86,8 +87,8 @@ options:
       - V(reference) keeps a full copy on every node.
       - V(local) is a table on the coordinator that Citus manages, so that workers know it and it may have foreign keys
         with reference tables. A table that Citus added by itself because of such a foreign key is adopted.
-      - V(undistributed) is a plain PostgreSQL table on the coordinator; a distributed schema becomes a plain one. A table
-        that Citus manages by itself because of a foreign key counts as plain.
+      - V(undistributed) is a plain PostgreSQL table on the coordinator; a distributed schema becomes a plain one. A
+        table that Citus manages by itself because of a foreign key counts as plain.
       - V(schema) puts all tables of a schema together on one node (schema-based sharding). Needs Citus 12.0.
     type: str
     choices: [distributed, reference, schema, local, undistributed]
@@ -107,14 +108,17 @@ options:
     type: str
   shard_count:
     description:
-      - Number of shards, 1 to 64000. Without it a new table gets C(citus.shard_count), or as many as O(colocate_with) has,
-        and a distributed one keeps what it has.
+      - Number of shards, 1 to 64000. Without it a new table gets C(citus.shard_count), or as many as O(colocate_with)
+        has, and a distributed one keeps what it has.
     type: int
   concurrently:
     description:
-      - Distribute without blocking writes (C(create_distributed_table_concurrently)); for tables that are not distributed yet.
-      - Citus does it outside a transaction, one table after the other. What was interrupted is left as a local table managed
-        by Citus, and the next run goes on from there. Needs Citus 11.1, C(wal_level) logical and a replica identity.
+      - Distribute without blocking writes (C(create_distributed_table_concurrently)); for tables that are not
+        distributed yet.
+      - Citus does it outside a transaction, one table after the other. What was interrupted is left as a local table
+        managed by Citus, and the next run goes on from there.
+      - Needs Citus 11.1, C(wal_level) logical and a replica identity, and from PostgreSQL 17.11 on V(citus) in
+        C(output_plugin_libraries).
     type: bool
     default: false
   allow_redistribute:
@@ -202,7 +206,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 tables:
-  description: The named tables and schemas as they are now, or in check mode as they would be, in the order of the task.
+  description:
+    - The named tables and schemas as they are now, or in check mode as they would be, in the order of the task.
   returned: success
   type: list
   elements: dict
@@ -242,7 +247,9 @@ plan:
       type: str
       sample: public.events
     action:
-      description: V(create), V(alter), V(convert) (undistributed, then made another kind) or V(undistribute).
+      description:
+        - V(create), V(alter), V(convert) (undistributed, then made another kind) or V(undistribute); V(unlink) and
+          V(link) for foreign keys that are dropped meanwhile.
       type: str
       sample: create
     before:
@@ -282,8 +289,8 @@ plan:
       sample: []
 transactions:
   description:
-    - Number of transactions the plan takes. One means all or nothing. More are needed for O(concurrently), and for so many
-      tables that the server could not hold the locks at once (C(max_locks_per_transaction)).
+    - Number of transactions the plan takes. One means all or nothing. More are needed for O(concurrently), and for so
+      many tables that the server could not hold the locks at once (C(max_locks_per_transaction)).
   returned: success
   type: int
   sample: 1
@@ -315,7 +322,8 @@ findings:
       description: SQL that would mend it.
       type: list
       elements: str
-      sample: ["ALTER TABLE public.events DROP CONSTRAINT events_pkey, ADD CONSTRAINT events_pkey PRIMARY KEY (id, user_id);"]
+      sample:
+        - ALTER TABLE public.events DROP CONSTRAINT events_pkey, ADD CONSTRAINT events_pkey PRIMARY KEY (id, user_id);
 finished:
   description: Tables that were changed before the failure and stay so.
   returned: when a statement failed

@@ -1,0 +1,491 @@
+# Copyright (c) 2026 citus_ha contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From what there is to what is wanted: the actions, their order, their statements and their cost.
+
+:func:`plan` is pure. It reports what stands in the way (``_citus_preflight``) all at once, so that a
+person need not learn it one error after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog import (
+    Column,
+    ForeignKey,
+    Key,
+    Schema,
+    Table,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute import (
+    MAX_SHARD_COUNT,
+    WRITES_BLOCKED,
+    Action,
+    Desired,
+    Finding,
+    Plan,
+    State,
+    Statement,
+    describe,
+    describe_desired,
+    differences,
+    format_bytes,
+    step,
+    target_of,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_preflight import (
+    Final,
+    add_foreign_key,
+    colocation_problems,
+    column_problems,
+    concurrency_problems,
+    drop_foreign_key,
+    foreign_key_problem,
+    key_problems,
+    missing_problem,
+    relation_problems,
+    skew,
+    space_problems,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._names import Name, display
+
+# The name of a shard is the table's, an underscore and a number. Where that is longer than 63 bytes,
+# Citus shortens it and wants one connection per node inside a transaction.
+_LONG_NAME = 63 - 1 - 20
+
+
+def _colocate_value(desired: Desired, state: State) -> str | None:
+    if isinstance(desired.colocate_with, Name):
+        return str(target_of(desired, state) or desired.colocate_with)
+    return desired.colocate_with
+
+
+def _create_statement(desired: Desired, table: Table, state: State) -> Statement:
+    name = str(table)
+    if desired.state == "reference":
+        return Statement("SELECT create_reference_table(%s)", values=(name,))
+    if desired.state == "local":
+        if state.details.connected.get(table.oid):
+            return Statement(
+                "SELECT citus_add_local_table_to_metadata(%s, cascade_via_foreign_keys => true)", values=(name,)
+            )
+        return Statement("SELECT citus_add_local_table_to_metadata(%s)", values=(name,))
+    template = "SELECT create_distributed_table(%s, %s"
+    if desired.concurrently:
+        template = "SELECT create_distributed_table_concurrently(%s, %s"
+    values: tuple[Any, ...] = (name, desired.column)
+    colocate = _colocate_value(desired, state)
+    if colocate is not None:
+        template += ", colocate_with => %s"
+        values += (colocate,)
+    if desired.shard_count is not None and not isinstance(desired.colocate_with, Name):
+        template += ", shard_count => %s"
+        values += (desired.shard_count,)
+    return Statement(template + ")", values=values)
+
+
+def _alter_statement(desired: Desired, table: Table, state: State) -> Statement:
+    template = "SELECT alter_distributed_table(%s"
+    values: tuple[Any, ...] = (str(table),)
+    different = differences(desired, table, state)
+    if "column" in different:
+        template += ", distribution_column => %s"
+        values += (desired.column,)
+    if "shard_count" in different and not isinstance(desired.colocate_with, Name):
+        template += ", shard_count => %s"
+        values += (desired.shard_count,)
+    if "colocate_with" in different:
+        template += ", colocate_with => %s"
+        values += (_colocate_value(desired, state),)
+    if "column" not in different:
+        template += f", cascade_to_colocated => {'true' if desired.cascade else 'false'}"
+    return Statement(template + ")", values=values)
+
+
+def _undistribute_statement(table: Table, cascade: bool) -> Statement:
+    if cascade:
+        return Statement("SELECT undistribute_table(%s, cascade_via_foreign_keys => true)", values=(str(table),))
+    return Statement("SELECT undistribute_table(%s)", values=(str(table),))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Entries so that what others need comes first, and the foreign keys that have to be lifted meanwhile."""
+
+    entries: list[Desired]
+    lifted: list[ForeignKey]
+    findings: list[Finding]
+
+
+def _ordered(entries: Sequence[Desired], state: State) -> _Order:
+    """Reference tables first, then referenced tables and colocation targets before those that need them.
+
+    Two cases have no such order. Foreign keys in a circle; and tables that Citus manages as local
+    tables because of a reference table, or will as soon as that one is made: a local table may not
+    have a foreign key with a distributed one, so whichever is distributed first is refused. There the
+    foreign key is dropped first and added again last, in the same transaction.
+    """
+    by_oid = {state.tables[entry.name].oid: entry for entry in entries if entry.kind == "table"}
+    names = {oid: str(state.tables[entry.name]) for oid, entry in by_oid.items()}
+    becoming_reference = {names[oid] for oid, entry in by_oid.items() if entry.state == "reference"}
+    needs: dict[int, set[int]] = {oid: set() for oid in by_oid}
+    keys: dict[tuple[int, int], list[ForeignKey]] = {}
+    lifted: list[ForeignKey] = []
+    for key in state.details.foreign_keys:
+        source, target = key.source.oid, key.target.oid
+        if source not in needs or target not in needs or source == target:
+            continue
+        both = by_oid[source].state == by_oid[target].state == "distributed"
+        linked = {*state.details.connected.get(source, ()), *state.details.connected.get(target, ())}
+        if both and ("local" in (key.source.state, key.target.state) or becoming_reference & linked):
+            lifted.append(key)
+            continue
+        needs[source].add(target)
+        keys.setdefault((source, target), []).append(key)
+    for oid, entry in by_oid.items():
+        target_table = target_of(entry, state)
+        if target_table is not None and target_table.oid in needs and target_table.oid != oid:
+            needs[oid].add(target_table.oid)
+    ordered: list[Desired] = [entry for entry in entries if entry.kind != "table"]
+    waiting = sorted(by_oid, key=lambda oid: by_oid[oid].state != "reference")
+    done: set[int] = set()
+    while waiting:
+        ready = [oid for oid in waiting if needs[oid] <= done]
+        if not ready:
+            circle = _circle(needs, [oid for oid in waiting if oid not in done])
+            cut = next((pair for pair in circle if pair in keys and not _colocated_by(pair, by_oid, state)), None)
+            if cut is None:
+                listed = ", ".join(names[source] for source, _ in circle)
+                problem = f"colocate_with leads in a circle: {listed}."
+                return _Order([], [], [Finding(names[circle[0][0]], problem, "Leave one of them out.")])
+            lifted += keys.pop(cut)
+            needs[cut[0]].discard(cut[1])
+            continue
+        ordered += [by_oid[oid] for oid in ready]
+        done.update(ready)
+        waiting = [oid for oid in waiting if oid not in done]
+    return _Order(ordered, lifted, [])
+
+
+def _circle(needs: Mapping[int, set[int]], waiting: Sequence[int]) -> list[tuple[int, int]]:
+    """The edges of one circle among tables that all wait for each other."""
+    path = [waiting[0]]
+    while True:
+        following = min(oid for oid in needs[path[-1]] if oid in waiting)
+        if following in path:
+            path = [*path[path.index(following) :], following]
+            return list(pairwise(path))
+        path.append(following)
+
+
+def _colocated_by(pair: tuple[int, int], by_oid: Mapping[int, Desired], state: State) -> bool:
+    target = target_of(by_oid[pair[0]], state)
+    return target is not None and target.oid == pair[1]
+
+
+def _schema_action(entry: Desired, schema: Schema) -> tuple[Action | None, list[Finding]]:
+    name = display(schema.name)
+    findings = []
+    if not schema.owned:
+        findings.append(
+            Finding(
+                name,
+                f"the schema belongs to {display(schema.owner)}.",
+                "Log in as its owner or a superuser (login_user).",
+            )
+        )
+    if entry.state == "schema" and schema.name in ("public", "information_schema", "pg_catalog"):
+        findings.append(
+            Finding(name, "Citus does not distribute this schema.", "Move the tables into a schema of their own.")
+        )
+    if entry.state == "schema" and schema.blocking:
+        findings.append(
+            Finding(
+                name,
+                f"these of its tables are already distributed: {', '.join(map(display, schema.blocking[:20]))}.",
+                "Undistribute them first (state: undistributed).",
+            )
+        )
+    function = "citus_schema_distribute" if entry.state == "schema" else "citus_schema_undistribute"
+    words = ("schema on the coordinator", f"distributed schema ({schema.tables} tables on one node)")
+    before, after = words if entry.state == "schema" else words[::-1]
+    action = Action(
+        object=f"schema {name}",
+        verb="create" if entry.state == "schema" else "undistribute",
+        before=before,
+        after=after,
+        statements=(Statement(f"SELECT {function}(%s)", values=(name,)),),
+        lock=WRITES_BLOCKED,
+        locks=20 * max(schema.tables, 1),
+        sequential=True,
+    )
+    return action, findings
+
+
+def plan(desired: Sequence[Desired], state: State) -> Plan:
+    """Compare what is wanted with what is there."""
+    findings = [found for found in (missing_problem(entry, state) for entry in desired) if found]
+    warnings: list[str] = []
+    final = Final(desired, state)
+    entries = [entry for entry in desired if step(entry, state)]
+    order = _ordered(entries, state)
+    ordered = order.entries
+    findings += order.findings
+    if any(entry.state in ("distributed", "schema") for entry in entries) and state.server.shard_nodes == 0:
+        findings.append(
+            Finding(
+                state.server.where,
+                "no active node may hold shards.",
+                "Add a worker (citus_node, or citus_add_node()), or set should_have_shards on the coordinator.",
+            )
+        )
+    actions: list[Action] = []
+    handled: set[str] = set()
+    without_identity: list[str] = []
+    for entry in ordered:
+        if entry.kind == "schema":
+            action, found = _schema_action(entry, state.schemas[entry.name.table])
+            findings += found
+            if action:
+                actions.append(action)
+            continue
+        table = state.tables[entry.name]
+        if str(table) in handled:
+            continue
+        action, found, warned = _table_action(entry, table, state, final, desired)
+        findings += found
+        warnings += warned
+        actions.append(action)
+        if action.verb == "undistribute" or entry.cascade or entry.state == "local":
+            handled.update(action.also)
+        extra = state.details.extras.get(table.oid)
+        if entry.state == "distributed" and extra and not extra.replica_identity:
+            without_identity.append(str(table))
+    findings += space_problems(actions, entries, state)
+    actions = _with_lifted(actions, order.lifted)
+    seen: set[tuple[str, str]] = set()
+    taken_along = {name for action in actions if action.verb == "undistribute" for name in action.also}
+    for key in state.details.foreign_keys:
+        if {str(key.source), str(key.target)} & taken_along:
+            continue
+        problem = foreign_key_problem(key, final)
+        if problem and (problem.object, key.name) not in seen:
+            seen.add((problem.object, key.name))
+            findings.append(problem)
+    if without_identity:
+        warnings.append(
+            f"Without primary key and REPLICA IDENTITY: {', '.join(without_identity[:20])}"
+            f"{' and others' if len(without_identity) > 20 else ''}. Their shards cannot be moved while they are written"
+            " to unless the move says shard_transfer_mode force_logical or block_writes."
+        )
+    return Plan(tuple(actions), tuple(findings), tuple(warnings))
+
+
+def _with_lifted(actions: Sequence[Action], keys: Sequence[ForeignKey]) -> list[Action]:
+    """The plan with foreign keys dropped before their tables change and added again after, in one transaction."""
+    if not keys:
+        return list(actions)
+    keys = list({(key.source.oid, key.name): key for key in keys}.values())
+    involved = {str(table) for key in keys for table in (key.source, key.target)}
+    last = max(index for index, action in enumerate(actions) if action.object in involved)
+    listed = ", ".join(f"{key.source}: {display(key.name)}" for key in keys)
+    objects = ", ".join(dict.fromkeys(str(key.source) for key in keys))
+    lock = "blocks reads and writes of both tables for a moment (ACCESS EXCLUSIVE), until the transaction ends"
+    drop = Action(
+        object=objects,
+        verb="unlink",
+        before=f"foreign keys {listed}",
+        after="dropped until the tables are distributed, in the same transaction",
+        statements=tuple(drop_foreign_key(key) for key in keys),
+        lock=lock,
+        joined=True,
+    )
+    add = Action(
+        object=objects,
+        verb="link",
+        before="without these foreign keys",
+        after=f"foreign keys {listed} again",
+        statements=tuple(add_foreign_key(key) for key in keys),
+        lock=lock,
+        sequential=True,
+    )
+    inside = [replace(action, joined=True) for action in actions[: last + 1]]
+    return [drop, *inside, add, *actions[last + 1 :]]
+
+
+def _table_action(
+    entry: Desired, table: Table, state: State, final: Final, desired: Sequence[Desired]
+) -> tuple[Action, list[Finding], list[str]]:
+    """The action for one table, with what is in its way and what is worth a warning."""
+    verb = step(entry, state) or ""
+    details = state.details
+    extra = details.extras[table.oid]
+    findings = relation_problems(entry, table, extra, state.server)
+    warnings: list[str] = []
+    statements: list[Statement] = []
+    notes: list[str] = []
+    also: tuple[str, ...] = ()
+    size = extra.bytes
+    rows = details.rows.get(table.oid)
+    column: Column | None = None
+    lock = WRITES_BLOCKED
+    fks = [key for key in details.foreign_keys if table.oid in (key.source.oid, key.target.oid)]
+
+    if table.state == "tenant":
+        findings.append(
+            Finding(
+                str(table),
+                f"it belongs to the distributed schema {display(table.schema)}, whose tables stay together.",
+                "Undistribute the schema (kind: schema, state: undistributed), or move the table into another schema.",
+            )
+        )
+    if entry.state == "distributed":
+        column, found = column_problems(entry, table, details)
+        findings += found
+        if entry.shard_count is not None and not 1 <= entry.shard_count <= MAX_SHARD_COUNT:
+            findings.append(
+                Finding(str(table), f"shard_count {entry.shard_count} is not between 1 and {MAX_SHARD_COUNT}.")
+            )
+        findings += colocation_problems(entry, table, column, final, state)
+        if column and state.server.setting("citus.allow_unsafe_constraints", "off") != "on":
+            found, mends, warned = key_problems(entry, table, column, details)
+            findings += found
+            warnings += warned
+            if mends:
+                statements += mends
+                lock = "blocks reads and writes while keys are rebuilt (ACCESS EXCLUSIVE), then " + lock
+                notes.append(
+                    f"extend_keys: the keys become unique only together with {display(column.name)}; the application"
+                    " must not rely on the shorter key any more"
+                )
+        if column:
+            shards = entry.shard_count or table.shard_count or int(state.server.setting("citus.shard_count", "32"))
+            warning = skew(column, str(table), shards, rows, details.sampled.get(table.oid))
+            warnings += [warning] if warning else []
+
+    if entry.state == "distributed" and entry.concurrently and verb == "create":
+        findings += concurrency_problems(entry, table, extra, fks, final, state.server)
+        lock = "writes go on; they are blocked for a moment at the end"
+
+    if verb in ("alter", "convert") and not entry.allow_redistribute:
+        cost = f"{rows} rows, {format_bytes(size)}" if rows is not None else format_bytes(size)
+        what = ", ".join(differences(entry, table, state)) if verb == "alter" else "the kind of table"
+        findings.append(
+            Finding(
+                str(table),
+                f"it is already {describe(table)}; changing {what} would rewrite it ({cost}; {WRITES_BLOCKED}).",
+                "Set allow_redistribute: true to do it.",
+            )
+        )
+    if verb == "alter":
+        different = differences(entry, table, state)
+        lost = [
+            key
+            for key in fks
+            if key.source.oid != key.target.oid
+            and final.state(key.target) == "distributed"
+            and not (entry.cascade and "column" not in different)
+        ]
+        if lost and not entry.force:
+            findings.append(
+                Finding(
+                    str(table),
+                    "changing it alone makes Citus drop the foreign keys with the tables it is colocated with:"
+                    f" {', '.join(f'{key.source}: {display(key.name)}' for key in lost)}.",
+                    "Set cascade: true to change the whole colocation group (not for another column), or force: true"
+                    " and add them again afterwards:",
+                    tuple(str(add_foreign_key(key)) for key in lost),
+                )
+            )
+        if entry.cascade and "column" not in different:
+            also = extra.colocated
+        statements.append(_alter_statement(entry, table, state))
+    elif verb in ("undistribute", "convert"):
+        connected = details.connected.get(table.oid, ())
+        listed = {
+            str(state.tables[item.name])
+            for item in desired
+            if item.kind == "table" and item.name in state.tables and final.state(state.tables[item.name]) == "plain"
+        }
+        cascade = entry.cascade or (verb == "undistribute" and bool(connected) and set(connected) <= listed)
+        if connected and not cascade:
+            findings.append(
+                Finding(
+                    str(table),
+                    f"foreign keys connect it with {', '.join(connected)}; Citus undistributes it only together with"
+                    " them.",
+                    "Set cascade: true to undistribute all of them, put them into the list with the same state, or drop"
+                    " the foreign keys:",
+                    tuple(str(drop_foreign_key(key)) for key in fks if key.source.oid != key.target.oid),
+                )
+            )
+        elif cascade:
+            also = connected
+            size += sum(details.sizes.get(name, 0) for name in connected)
+        statements.insert(0, _undistribute_statement(table, cascade and bool(connected)))
+        if verb == "convert":
+            statements.append(_create_statement(entry, table, state))
+        notes += [] if table.state == "local" else ["the rows are first copied to the coordinator"]
+    else:
+        if entry.state == "local":
+            also = details.connected.get(table.oid, ())
+            named = {str(state.tables[item.name]) for item in desired if item.name in state.tables}
+            others = [name for name in also if name not in named]
+            if others and not entry.cascade:
+                findings.append(
+                    Finding(
+                        str(table),
+                        f"foreign keys connect it with {', '.join(others)}; Citus adds it only together with them.",
+                        "Set cascade: true, put them into the list, or drop the foreign keys:",
+                        tuple(str(drop_foreign_key(key)) for key in fks if key.source.oid != key.target.oid),
+                    )
+                )
+        statements.append(_create_statement(entry, table, state))
+
+    identity = [item.name for item in details.columns.get(table.oid, ()) if item.identity]
+    if identity and verb in ("alter", "undistribute", "convert"):
+        findings.append(
+            Finding(
+                str(table),
+                f"it has an identity column ({', '.join(map(display, identity))}), and Citus does not rewrite such"
+                " tables.",
+                "Copy the rows into a new table, or give the column a sequence as its default instead.",
+            )
+        )
+    if verb == "create" and entry.state == "distributed" and extra.has_rows and not entry.concurrently:
+        clean = Statement("SELECT truncate_local_data_after_distributing_table(%s)", values=(str(table),))
+        notes.append(f"the rows stay on the coordinator's disk, out of sight, until: {clean}")
+    target_shards = entry.shard_count or table.shard_count or int(state.server.setting("citus.shard_count", "32"))
+    nodes = max(state.server.shard_nodes, 1)
+    action = Action(
+        object=str(table),
+        verb=verb,
+        before=describe(table),
+        after=describe_desired(entry, table, state),
+        statements=tuple(statements),
+        lock=lock,
+        rows=rows,
+        bytes=size,
+        to_coordinator=verb in ("undistribute", "convert") and table.state != "local",
+        transactional=not (entry.concurrently and verb == "create"),
+        locks=_locks(entry, details.keys.get(table.oid, ()), target_shards, nodes, extra.partitions),
+        sequential=any(final.state(key.target) == "reference" for key in fks)
+        or extra.partitions > 0
+        or len(table.table.encode("utf-8")) > _LONG_NAME,
+        notes=tuple(notes),
+        also=also,
+    )
+    return action, findings, warnings
+
+
+def _locks(entry: Desired, keys: Sequence[Key], shards: int, nodes: int, partitions: int) -> int:
+    """Rough number of locks that one node holds for the table until the transaction ends."""
+    tables = 1 + partitions
+    relations = 2 + len(keys)
+    if entry.state != "distributed":
+        return 8 * relations * tables
+    return tables * relations * (3 * -(-shards // nodes) + 8)
