@@ -17,7 +17,7 @@ def published_port(port: dict[str, Any], address: str) -> str:
 
 
 def volume_owner(volumes: list[dict[str, Any]], name: str) -> str:
-    """The cluster_id that the volume was made with: empty when there is no such volume, ``unknown`` without the label."""
+    """The cluster_id that a volume was made with: empty without such a volume, ``unknown`` without the label."""
     for volume in volumes:
         if volume["Name"] == name:
             return str((volume.get("Labels") or {}).get(CLUSTER_ID_LABEL, "unknown"))

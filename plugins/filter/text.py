@@ -19,7 +19,7 @@ def text_table(rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
 def health_row(
     host: str, nodes: dict[str, dict[str, Any]], members: list[dict[str, Any]], hostvars: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """One line of the health table: what the node is, its role at the moment, and whether something is wrong with it."""
+    """One line of the health table: what the node is, its role now, and whether something is wrong with it."""
     node = nodes[host]
     member: dict[str, Any] = next((entry for entry in members if entry["name"] == host), {})
     fixed_role = ("primary" if node["initial_primary"] else "standby") if node["manager"] == "none" else ""

@@ -407,7 +407,7 @@ def _check_parameters(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterab
                 node.name,
                 "postgres_parameters.shared_preload_libraries",
                 libraries,
-                "auto_explain crashes Citus when it is preloaded: take it out, and LOAD 'auto_explain' in a session that needs it.",
+                "auto_explain crashes Citus when it is preloaded: take it out, and LOAD it where it is needed.",
             )
     citus = str(inventory.get(next(iter(nodes)), "citus_version")) if nodes else ""
     supported = CITUS_POSTGRESQL.get(citus.partition(".")[0])
@@ -425,7 +425,8 @@ def _check_parameters(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterab
             "inventory",
             "postgres_version",
             version,
-            f"Citus {citus} runs on PostgreSQL {', '.join(map(str, supported))} here: choose one of them, or another citus_version.",
+            f"Citus {citus} runs on PostgreSQL {', '.join(map(str, supported))} here: choose one of them, "
+            "or another citus_version.",
         )
 
 

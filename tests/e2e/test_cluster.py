@@ -67,7 +67,8 @@ def test_the_example_runs_through_pgbouncer(demo: Cluster) -> None:
 
 def test_rows_are_spread_over_both_worker_groups(demo: Cluster) -> None:
     rows = demo.query(
-        "SELECT n.groupid, count(*) FROM pg_dist_placement p JOIN pg_dist_node n USING (groupid) JOIN pg_dist_shard s USING (shardid)"
+        "SELECT n.groupid, count(*) FROM pg_dist_placement p"
+        " JOIN pg_dist_node n USING (groupid) JOIN pg_dist_shard s USING (shardid)"
         " WHERE s.logicalrelid = 'events'::regclass AND n.noderole = 'primary' GROUP BY 1 ORDER BY 1"
     )
     assert [group for group, _ in rows] == [1, 2]
@@ -93,7 +94,7 @@ def test_the_application_role_reaches_the_shards_from_every_server(demo: Cluster
 
 def test_the_application_role_is_no_superuser_and_the_superuser_stays_inside(demo: Cluster) -> None:
     assert demo.query("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == [(False,)]
-    with pytest.raises(psycopg2.OperationalError, match="pg_hba.conf rejects"):
+    with pytest.raises(psycopg2.OperationalError, match=r"pg_hba\.conf rejects"):
         demo.connect(user="postgres", password="anything", port=25432)
     with pytest.raises(psycopg2.OperationalError):
         demo.connect(sslmode="disable")
@@ -201,7 +202,8 @@ def test_a_third_worker_group_takes_its_share(demo: Cluster) -> None:
     demo.play("site").succeeded()
     demo.play("rebalance").succeeded()
     shards = demo.query(
-        "SELECT count(*) FROM pg_dist_placement p JOIN pg_dist_node n USING (groupid) WHERE noderole = 'primary' AND groupid = 3"
+        "SELECT count(*) FROM pg_dist_placement p JOIN pg_dist_node n USING (groupid)"
+        " WHERE noderole = 'primary' AND groupid = 3"
     )
     assert shards[0][0] > 0
     assert demo.query(ASK) == EVENTS

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: MIT
 """On which image the tests of this folder run.
 
-The contract tests (``test_citus_*``, ``standin/``) run on real Citus when its package is there, and on the stand-in. The
-others have nothing to do with Citus and run once. ``CITUS_HA_TEST_IMAGE`` names one image for all of them.
+The contract tests (``test_citus_*``, ``standin/``) run on real Citus when its package is there, and on the stand-in.
+The others have nothing to do with Citus and run once. ``CITUS_HA_TEST_IMAGE`` names one image for all of them.
 """
 
 from __future__ import annotations
