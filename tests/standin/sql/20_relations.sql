@@ -61,8 +61,8 @@ CREATE FUNCTION citus_standin.read_definitions(relation regclass)
     UNION ALL
     SELECT 'index', i.relname, x.indisunique, NULL,
            -- "CREATE [UNIQUE] INDEX name ON table USING ...": what stands before USING is known to the letter.
-           substr(pg_get_indexdef(i.oid), length(format('CREATE %sINDEX %I ON %s ', CASE WHEN x.indisunique THEN 'UNIQUE ' END,
-                                                        i.relname, relation)) + 1)
+           substr(pg_get_indexdef(i.oid), length(format('CREATE %sINDEX %I ON %s%s ', CASE WHEN x.indisunique THEN 'UNIQUE ' END,
+                                                        i.relname, CASE i.relkind WHEN 'I' THEN 'ONLY ' END, relation)) + 1)
     FROM pg_index AS x JOIN pg_class AS i ON i.oid = x.indexrelid
     WHERE x.indrelid = relation AND NOT EXISTS (SELECT FROM pg_constraint AS c
                                                 WHERE c.conindid = i.oid AND c.conrelid = relation AND c.contype IN ('p', 'u', 'x'))

@@ -162,6 +162,7 @@ BEGIN
                                           AND NOT EXISTS (SELECT FROM pg_dist_schema AS s WHERE s.colocationid = k.colocationid);
     DELETE FROM citus_standin.definition WHERE logicalrelid = relation;
     DELETE FROM citus_standin.face WHERE logicalrelid = relation;
+    DELETE FROM citus_standin.shape WHERE logicalrelid = relation;
 END $$;
 
 -- The foreign table of a single-shard table follows its shard to another group.

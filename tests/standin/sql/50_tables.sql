@@ -396,8 +396,23 @@ BEGIN
         END IF;
     END IF;
     EXECUTE format('DROP TABLE %s', relation);
+    IF distribution_column IS NOT NULL THEN
+        PERFORM citus_standin.show_indexes(new);
+    END IF;
+    PERFORM citus_standin.remember_shape(new);
     PERFORM citus_standin.publish();
     RETURN new;
+END $$;
+
+-- Plain indexes can stand on the partitioned table, too, where people look for them.
+CREATE FUNCTION citus_standin.show_indexes(relation regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus_standin.own_work = 'on' AS $$
+DECLARE
+    d citus_standin.definition;
+BEGIN
+    FOR d IN SELECT * FROM citus_standin.definition WHERE logicalrelid = relation AND kind = 'index' AND NOT is_unique LOOP
+        EXECUTE citus_standin.definition_command(d, relation::text, '', NULL);
+    END LOOP;
 END $$;
 
 CREATE FUNCTION citus_standin.can_hash(column_type oid) RETURNS boolean
@@ -526,6 +541,7 @@ BEGIN
     END IF;
     RAISE NOTICE 'creating a new table for %', qualified;
     SELECT coalesce(array_agg(s), '{}') INTO definitions FROM citus_standin.definition AS s WHERE s.logicalrelid = relation;
+    PERFORM citus_standin.hide_indexes(relation);
     new := citus_standin.rebuild(relation, '');
     RAISE NOTICE 'moving the data of %', qualified;
     PERFORM citus_standin.copy_rows(relation, new);
@@ -544,6 +560,16 @@ BEGIN
     PERFORM citus_standin.save_definitions(new, definitions);
     PERFORM citus_standin.put_up_foreign_keys(new);
     RETURN new;
+END $$;
+
+CREATE FUNCTION citus_standin.hide_indexes(relation regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET citus_standin.own_work = 'on' AS $$
+DECLARE
+    item record;
+BEGIN
+    FOR item IN SELECT indexrelid::regclass AS index FROM pg_index WHERE indrelid = relation LOOP
+        EXECUTE format('DROP INDEX %s', item.index);
+    END LOOP;
 END $$;
 
 -- Drop the shard tables on every node; for a table that is about to go, or to be collected.

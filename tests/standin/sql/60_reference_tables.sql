@@ -92,6 +92,7 @@ BEGIN
         PERFORM citus_standin.say_copied(citus_standin.qualified(table_name));
     END IF;
     PERFORM citus_standin.make_forward_triggers(table_name);
+    PERFORM citus_standin.remember_shape(table_name);
     PERFORM citus_standin.publish();
 END $$;
 

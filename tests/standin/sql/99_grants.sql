@@ -5,15 +5,15 @@ REVOKE EXECUTE ON ALL PROCEDURES IN SCHEMA citus_standin FROM PUBLIC;
 DO $$
 DECLARE
     open_to_all CONSTANT text[] := ARRAY[
-        'alter_table', 'become_foreign', 'bring_reference_tables', 'caller', 'can_hash', 'carry_roles', 'check_distributable', 'check_foreign_keys',
-        'check_keys', 'check_replica_identity', 'check_saved_keys', 'collect', 'column_list', 'copied_columns', 'copies', 'copy_rows', 'create_shards',
+        'alter_table', 'become_foreign', 'bring_reference_tables', 'caller', 'can_hash', 'carry_changes', 'carry_roles', 'check_distributable', 'check_foreign_keys',
+        'check_keys', 'check_replica_identity', 'check_saved_keys', 'collect', 'column_changes', 'column_list', 'copied_columns', 'copies', 'copy_rows', 'create_shards',
         'current_rebalance', 'definition_command', 'distribute', 'doomed_shards', 'drop_shards', 'ensure_partitions', 'find_node', 'forget_dropped',
-        'forward_lock', 'forward_rows', 'forward_truncate', 'grant_commands', 'has_rows', 'local_group', 'lock_registry', 'make_forward_triggers', 'make_job', 'move',
-        'new_colocation', 'new_reference_colocation', 'node_by_id', 'on_drop', 'on_grant', 'owner_of', 'partkey', 'plan', 'planned_moves',
-        'prepare_workers', 'primary_node', 'publish', 'put_down_foreign_keys', 'put_up_foreign_keys', 'qualified', 'read_definition_array', 'read_definitions', 'rebuild', 'reference_copy', 'register', 'related_tables', 'rename_identity',
+        'forward_lock', 'forward_rows', 'forward_truncate', 'grant_commands', 'has_rows', 'hide_indexes', 'local_group', 'lock_registry', 'make_forward_triggers', 'make_job', 'move',
+        'new_colocation', 'new_reference_colocation', 'node_by_id', 'on_alter', 'on_drop', 'on_grant', 'owner_of', 'partkey', 'plan', 'planned_moves',
+        'prepare_workers', 'primary_node', 'publish', 'put_down_foreign_keys', 'put_up_foreign_keys', 'qualified', 'read_definition_array', 'read_definitions', 'rebuild', 'reference_copy', 'register', 'related_tables', 'remember_shape', 'rename_identity', 'renew_foreign_tables',
         'register_coordinator_if_empty', 'replicate_reference_tables', 'require_coordinator', 'require_owner', 'require_schema_owner', 'revive',
         'run_command', 'run_on_group', 'run_on_node', 'save_definitions', 'say_copied', 'schema_tables', 'server_name', 'set_schema_colocation', 'shard_commands',
-        'shard_of', 'shard_relname', 'size_of', 'sizes', 'table_type', 'target_groups', 'unregister_if_local', 'unregister_reference', 'worker_groups'];
+        'shape_of', 'shard_of', 'shard_relname', 'show_indexes', 'size_of', 'sizes', 'table_type', 'target_groups', 'unregister_if_local', 'unregister_reference', 'with_shard_names', 'worker_groups'];
     superusers_only CONSTANT text[] := ARRAY[
         'citus_activate_node', 'citus_add_inactive_node', 'citus_add_node', 'citus_add_secondary_node', 'citus_disable_node', 'citus_drain_node',
         'citus_finalize_upgrade_to_citus11', 'citus_remove_node', 'citus_set_coordinator_host', 'citus_set_node_property', 'citus_update_node',
