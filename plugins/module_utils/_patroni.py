@@ -407,8 +407,8 @@ class Client:
     def restart(self, timeout: int, only_pending: bool = True) -> str:
         """Restart PostgreSQL and wait for it; returns Patroni's words.
 
-        ``timeout`` (seconds) replaces ``primary_start_timeout`` for this restart: with a value of 0 there, Patroni
-        would hand the leadership over instead of waiting for the leader to start.
+        ``timeout`` (seconds) replaces ``primary_start_timeout`` for this restart. That one is made for crashes, and
+        may be very short; what takes longer is an error, and a failover when it is the leader.
         """
         body: dict[str, Any] = {"timeout": timeout}
         if only_pending:
