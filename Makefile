@@ -14,7 +14,6 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHON
 playbook = $(BIN)/ansible-playbook -i $(INVENTORY) playbooks/$(1).yml $(ARGS)
-secrets = $(firstword $(wildcard $(INVENTORY)/.secrets) $(dir $(INVENTORY)).secrets)
 # The order in which they run: the quick ones first
 suites = $(wildcard tests/unit tests/standin tests/integration tests/e2e)
 
@@ -39,9 +38,12 @@ demo: setup ## Bring up the default Docker inventory, run the example, print whe
 	@$(call playbook,connection_info)
 
 ##@ Cluster (INVENTORY=...)
-.PHONY: site example status verify psql dsn logs dump rebalance reinit down up destroy
+.PHONY: site image example status verify psql dsn logs dump rebalance reinit down up destroy
 site: venv ## Make the cluster what the inventory says; may be run again at any time
 	@$(call playbook,site)
+
+image: venv ## Build or pull the node image on every Docker machine; `make site` does the same
+	@$(call playbook,image)
 
 example: venv ## Distribute the table events, fill it, query it, as the application role
 	@$(call playbook,example)
@@ -109,7 +111,7 @@ molecule: setup ## The molecule scenarios: SCENARIO=default, or all
 ##@ Benchmarks
 .PHONY: bench-deploy bench-modules
 bench-deploy: setup ## How long site.yml takes on an empty host and again, and its module executions per node
-	@$(BIN)/python tests/bench/deploy.py $(INVENTORY)
+	@$(BIN)/python tests/bench/deploy.py
 
 bench-modules: setup ## The modules on 1,000 tables beside the same work by hand
 	@$(BIN)/python tests/bench/modules.py
