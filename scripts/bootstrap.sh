@@ -104,7 +104,8 @@ need_docker() {
 
 install_packages() {
     local missing
-    missing=$(printf '%s\n       ' "${reasons[@]}")
+    missing=$(printf '       %s\n' "${reasons[@]}")
+    missing=${missing#       }
     is_debian || die "this machine is not Debian, and something is missing that you have to install:" "$missing" \
         "On Debian 12 and 13 the packages are: ${packages[*]}"
     ((EUID == 0)) || die "something is missing that only root can install:" "$missing" \

@@ -4,8 +4,9 @@
 """How long a deployment takes: ``make bench-deploy``.
 
 Times site.yml of the default Docker inventory on an empty engine, up to the first row in a distributed table, then
-site.yml again; counts the module executions on each node. The cluster is the end-to-end tests' (names, ports and inventory
-of its own) and is removed in the end; a demo cluster on the same machine is left alone. The image is built before the clock starts.
+site.yml again; counts the module executions on each node. The cluster is that of the end-to-end tests, with names,
+ports and an inventory of its own, and is removed in the end; a demo cluster on the same machine is left alone. The
+image is built before the clock starts.
 """
 
 from __future__ import annotations
