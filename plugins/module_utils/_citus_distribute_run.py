@@ -221,7 +221,7 @@ def apply(session: Session, grouped: Sequence[Sequence[Action]]) -> list[str]:
         sent: list[str] = []
         try:
             with session.transaction() if together else nullcontext():
-                if together and any(action.sequential for action in batch):
+                if together and _one_connection(batch):
                     session.query("SELECT set_config('citus.multi_shard_modify_mode', 'sequential', true)")
                 for action in batch:
                     for statement in action.statements:
@@ -234,6 +234,14 @@ def apply(session: Session, grouped: Sequence[Sequence[Action]]) -> list[str]:
         finished += [action.object for action in batch]
         queries += sent
     return queries
+
+
+def _one_connection(batch: Sequence[Action]) -> bool:
+    """Whether Citus should use one connection per node: where it must, and where there are no rows to copy.
+
+    Making empty shards takes less time than opening connections to make them in parallel.
+    """
+    return any(action.sequential for action in batch) or all(action.rows == 0 for action in batch)
 
 
 def _failed(

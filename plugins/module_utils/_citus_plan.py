@@ -279,8 +279,8 @@ def plan(desired: Sequence[Desired], state: State) -> Plan:
     if without_identity:
         warnings.append(
             f"Without primary key and REPLICA IDENTITY: {', '.join(without_identity[:20])}"
-            f"{' and others' if len(without_identity) > 20 else ''}. Their shards cannot be moved while they are written"
-            " to unless the move says shard_transfer_mode force_logical or block_writes."
+            f"{' and others' if len(without_identity) > 20 else ''}. Their shards cannot be moved while they are"
+            " written to unless the move says shard_transfer_mode force_logical or block_writes."
         )
     return Plan(tuple(actions), tuple(findings), tuple(warnings))
 
@@ -483,9 +483,12 @@ def _table_action(
 
 
 def _locks(entry: Desired, keys: Sequence[Key], shards: int, nodes: int, partitions: int) -> int:
-    """Rough number of locks that one node holds for the table until the transaction ends."""
+    """Rough number of locks that one node holds for the table until the transaction ends.
+
+    Measured on Citus 14.0: 104 for a table with a primary key and 16 shards on the node; this says 120.
+    """
     tables = 1 + partitions
     relations = 2 + len(keys)
     if entry.state != "distributed":
         return 8 * relations * tables
-    return tables * relations * (3 * -(-shards // nodes) + 8)
+    return tables * relations * (2 * -(-shards // nodes) + 8)
