@@ -77,13 +77,9 @@ def by_hand(cluster: Cluster, tables: int) -> float:
     """Seconds for the same statements, one after the other, in one psql session inside the coordinator."""
     script = "".join(f"SELECT create_distributed_table('bench.t{number}', 'id');\n" for number in range(tables))
     started = time.monotonic()
-    subprocess.run(
-        ["docker", "exec", "--interactive", cluster.coordinator.container.name, "psql", "--dbname", DATABASE]
-        + ["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--output", "/dev/null"],
-        input=script,
-        text=True,
-        check=True,
-    )
+    psql = ["psql", "--dbname", DATABASE, "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--output", "/dev/null"]
+    command = ["docker", "exec", "--interactive", cluster.coordinator.container.name, *psql]
+    subprocess.run(command, input=script, text=True, check=True)
     return time.monotonic() - started
 
 

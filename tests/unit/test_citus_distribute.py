@@ -36,6 +36,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_plan import plan
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_preflight import mend_key, skew
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
+    CitusHaError,
     ConnectionFailed,
     InvalidInput,
     Refused,
@@ -156,7 +157,7 @@ def findings(found: Plan) -> str:
 
 # ---- what is to be done -----------------------------------------------------------------------------
 
-STATES = {
+STATES: dict[str, dict[str, Any]] = {
     "plain": {}, "local": {}, "reference": {"colocation_id": 2}, "single_shard": {"colocation_id": 3, "shard_count": 1},
     "distributed": {"column": "k", "colocation_id": 1, "shard_count": 32}, "other": {"colocation_id": 4},
 }  # fmt: skip
@@ -220,7 +221,8 @@ def test_statement(options: dict[str, Any], statement: str) -> None:
         ),
         (
             {"colocate_with": "other"},
-            "SELECT alter_distributed_table('public.t', colocate_with => 'public.other', cascade_to_colocated => false);",
+            "SELECT alter_distributed_table('public.t', colocate_with => 'public.other',"
+            " cascade_to_colocated => false);",
         ),
     ],
 )
@@ -417,10 +419,7 @@ def test_finding(options: dict[str, Any], entry: dict[str, Any], words: str) -> 
     ("settings", "words"),
     [
         ({"wal_level": "replica"}, "wal_level logical"),
-        (
-            {"output_plugin_libraries": "pgoutput, test_decoding"},
-            "output_plugin_libraries = pgoutput, test_decoding, citus",
-        ),
+        ({"output_plugin_libraries": "pgoutput"}, "ALTER SYSTEM SET output_plugin_libraries = pgoutput, citus;"),
         ({"citus.shard_replication_factor": "2"}, "shard_replication_factor 1"),
     ],
 )
@@ -523,7 +522,7 @@ def test_examples_are_valid_tasks() -> None:
     for task in yaml.safe_load(citus_distribute.EXAMPLES):
         given = dict(task["citus_ha.cluster.citus_distribute"])
         given.pop("login_db")
-        if "{{" in str(given["name"] if "name" in given else ""):
+        if "{{" in given.get("name", ""):
             given["name"] = "tenant_a"
         assert run.desired_from(options(**given))
 
@@ -614,7 +613,7 @@ CUT = ConnectionFailed("The connection to db broke", "Run the task again: it loo
         ("b", CUT, True, "Run the task again"),
     ],
 )
-def test_failure_says_what_is_finished(breaks: str, error: Exception, transactional: bool, words: str) -> None:
+def test_failure_says_what_is_finished(breaks: str, error: CitusHaError, transactional: bool, words: str) -> None:
     grouped = [[action("a")], [action("b", transactional=transactional)], [action("c")]]
     with pytest.raises(type(error)) as caught:
         run.apply(FakeSession(breaks, error), grouped)  # type: ignore[arg-type]
