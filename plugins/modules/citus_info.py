@@ -317,6 +317,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_inf
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes import observe_nodes
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import observe_job
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_server import (
+    Server,
     observe_server,
     require_coordinator,
     require_versions,
@@ -332,7 +333,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import ru
 INSUFFICIENT_PRIVILEGE = "42501"
 
 
-def gather(session: Session, sections: set[str]) -> dict[str, Any]:
+def gather(session: Session, sections: set[str], server: Server) -> dict[str, Any]:
     """All ``sections`` of the result, and ``unavailable``."""
     features = info.fetch_features(session)
     nodes = observe_nodes(session)
@@ -355,7 +356,9 @@ def gather(session: Session, sections: set[str]) -> dict[str, Any]:
 
     def placed() -> dict[str, Any]:
         tables = info.fetch_tables(session, features)
-        rows = info.fetch_sizes(session, features, per_shard="shards" in sections)
+        # The stand-in's shards are tables of other names.
+        from_files = server.is_superuser and not server.is_standin
+        rows = info.fetch_sizes(session, features, "shards" in sections, from_files)
         sizes = info.Sizes(rows, {table["table_id"]: table["type"] for table in tables})
         found: dict[str, Any] = {
             "nodes": info.nodes_as_dicts(nodes, sizes),
@@ -418,7 +421,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
                 "user": server.user,
                 "is_superuser": server.is_superuser,
             },
-            **gather(session, sections),
+            **gather(session, sections, server),
         }
     finally:
         session.close()

@@ -245,6 +245,28 @@ def test_as_an_application_role(cluster: Cluster) -> None:
     result = cluster.ok("citus_info", login_user="app")
     assert result["server"]["is_superuser"] is False
     assert len(result["tables"]) == 3
+    # A superuser's sizes are read from the files, another role's are asked of Citus: they must agree.
+    assert result["tables"] == cluster.ok("citus_info", gather=["tables"])["tables"]
+
+
+def test_sizes_in_a_tablespace_and_of_a_long_name(cluster: Cluster) -> None:
+    if cluster.is_standin:
+        pytest.skip("the stand-in's sizes do not come from files")
+    for server in cluster.servers.values():
+        server.run(["mkdir", "-p", "/tmp/elsewhere"])
+        server.query("CREATE TABLESPACE elsewhere LOCATION '/tmp/elsewhere'")
+    long_name = "l" * 63
+    cluster.sql(f"CREATE TABLE {long_name} (id bigint PRIMARY KEY, big text)")
+    cluster.sql("SELECT create_distributed_table(%s, 'id', shard_count => 2)", [long_name])
+    cluster.sql(f"INSERT INTO {long_name} SELECT i, repeat(md5(i::text), 500) FROM generate_series(1, 50) i")
+    try:
+        move = "SELECT bool_and(success) FROM run_command_on_shards(%s, 'ALTER TABLE %%s SET TABLESPACE elsewhere')"
+        assert cluster.sql(move, [long_name]) == [(True,)]
+        tables = gather(cluster, "tables")["tables"]
+        found = next(table["bytes"] for table in tables if table["table"] == long_name)
+        assert cluster.sql("SELECT citus_total_relation_size(%s)", [long_name]) == [(found,)]
+    finally:
+        cluster.sql(f"DROP TABLE {long_name}")
 
 
 def test_a_server_that_is_too_old(cluster: Cluster) -> None:
