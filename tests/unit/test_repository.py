@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,12 @@ def test_galaxy_names_the_collections_that_are_used() -> None:
         for collection in re.findall(r"^ *(?:- )?([a-z_]+\.[a-z_]+)\.[a-z_]+:$", path.read_text(), re.MULTILINE):
             used.setdefault(collection, str(path.relative_to(ROOT)))
     assert {collection: where for collection, where in used.items() if collection not in declared} == {}
+
+
+def test_the_page_of_variables_is_up_to_date() -> None:
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/variables.py")], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert made.stdout == (ROOT / "docs/variables.md").read_text(encoding="utf-8"), (
+        "run: .venv/bin/python scripts/variables.py > docs/variables.md"
+    )
