@@ -117,6 +117,21 @@ CREATE FUNCTION citus_standin.owner_of(relation regclass) RETURNS name
     SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = relation
 $$;
 
+-- Insert into a foreign table in the name of another role, over that role's own session: a view's base is reached with
+-- the rights and the user mapping of the view's owner. A superuser's session must not run an owner's code (checks,
+-- expressions of indexes), and SET ROLE in such a session is no fence.
+CREATE FUNCTION citus_standin.insert_as(role name, target text, columns text, query text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET citus_standin.own_work = 'on' AS $$
+DECLARE
+    door text := format('citus_standin.%I', 'door_' || pg_backend_pid());
+BEGIN
+    EXECUTE format('GRANT INSERT ON %s TO %I', target, role);
+    EXECUTE format('CREATE VIEW %s AS SELECT * FROM %s', door, target);
+    EXECUTE format('ALTER VIEW %s OWNER TO %I', door, role);
+    EXECUTE format('INSERT INTO %s (%s) %s', door, columns, query);
+    EXECUTE format('DROP VIEW %s', door);
+END $$;
+
 -- Make the foreign tables that carry a table's shards agree with pg_dist_shard and pg_dist_placement:
 --   distributed by hash      one partition per shard
 --   a single shard           the table itself is the foreign table, nothing to do here

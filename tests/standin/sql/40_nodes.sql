@@ -43,15 +43,11 @@ BEGIN
                   DETAIL = 'Worker nodes need to be able to connect to the coordinator to transfer data.',
                   HINT = 'Use SELECT citus_set_coordinator_host(''<hostname>'') to configure the coordinator hostname';
     END IF;
+    IF wanted_group = -1 THEN
+        wanted_group := nextval('pg_dist_groupid_seq');  -- which knows nothing of groups that were given by number, as in Citus
+    END IF;
     IF role = 'primary' AND EXISTS (SELECT FROM pg_dist_node WHERE groupid = wanted_group AND noderole = 'primary') THEN
         RAISE EXCEPTION 'group % already has a primary node', wanted_group USING ERRCODE = 'internal_error';
-    END IF;
-    IF wanted_group = -1 THEN
-        -- A group number that someone chose himself may be in the way.
-        LOOP
-            wanted_group := nextval('pg_dist_groupid_seq');
-            EXIT WHEN NOT EXISTS (SELECT FROM pg_dist_node WHERE groupid = wanted_group);
-        END LOOP;
     END IF;
     IF role = 'primary' AND wanted_group <> 0 THEN
         PERFORM citus_standin.check_connection(0, name, port);

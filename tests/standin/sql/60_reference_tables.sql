@@ -149,7 +149,8 @@ CREATE FUNCTION citus_standin.replicate_reference_tables() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     missing record;
-    copy text;
+    owner name;
+    columns text;
 BEGIN
     FOR missing IN
         SELECT s.logicalrelid AS relation, s.shardid, n.groupid
@@ -164,12 +165,14 @@ BEGIN
         PERFORM citus_standin.prepare_workers(missing.relation);
         EXECUTE format('LOCK TABLE %s IN SHARE MODE', missing.relation);
         -- A copy may be left there from before the node was removed.
-        PERFORM citus_standin.run_on_group(missing.groupid, format('DROP TABLE IF EXISTS %s CASCADE; ',
-                    shard_name(missing.relation, missing.shardid, false))
-                    || citus_standin.shard_commands(missing.relation, missing.shardid), citus_standin.owner_of(missing.relation));
+        owner := citus_standin.owner_of(missing.relation);
+        columns := citus_standin.copied_columns(missing.relation);
+        PERFORM citus_standin.insert_as(owner, format('citus_standin.%I', 'command_' || missing.groupid), 'command', format('VALUES (%L)',
+            format('DROP TABLE IF EXISTS %s CASCADE; ', shard_name(missing.relation, missing.shardid, false))
+            || citus_standin.shard_commands(missing.relation, missing.shardid)));
         PERFORM citus_standin.ensure_partitions(missing.relation);
-        PERFORM citus_standin.copy_rows(missing.relation,
-            format('citus_standin.%I', citus_standin.reference_copy(missing.shardid, missing.groupid))::regclass);
+        PERFORM citus_standin.insert_as(owner, format('citus_standin.%I', citus_standin.reference_copy(missing.shardid, missing.groupid)),
+                                        columns, format('SELECT %s FROM %s', columns, missing.relation));
     END LOOP;
 END $$;
 

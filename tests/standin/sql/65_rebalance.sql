@@ -35,6 +35,7 @@ DECLARE
     member citus_standin.shard_set;
     columns text;
     fresh text;
+    owner name;
 BEGIN
     PERFORM citus_standin.require_coordinator();
     SELECT * INTO first FROM citus_standin.shard_set WHERE shardid = shard;
@@ -88,8 +89,9 @@ BEGIN
         -- Sessions on workers write to shards directly: hold them back, too.
         PERFORM citus_standin.run_on_group(source.groupid,
             format('LOCK TABLE %s IN EXCLUSIVE MODE', shard_name(member.logicalrelid, member.shardid, false)));
-        PERFORM citus_standin.run_on_group(target.groupid, citus_standin.shard_commands(member.logicalrelid, member.shardid),
-                                           citus_standin.owner_of(member.logicalrelid));
+        owner := citus_standin.owner_of(member.logicalrelid);
+        PERFORM citus_standin.insert_as(owner, format('citus_standin.%I', 'command_' || target.groupid), 'command',
+                                        format('VALUES (%L)', citus_standin.shard_commands(member.logicalrelid, member.shardid)));
         columns := citus_standin.copied_columns(member.logicalrelid);
         SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum) INTO fresh
         FROM pg_attribute WHERE attrelid = member.logicalrelid AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
@@ -97,14 +99,11 @@ BEGIN
                        'moving_' || member.shardid, fresh, citus_standin.server_name(target.groupid),
                        (SELECT nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = member.logicalrelid),
                        citus_standin.shard_relname((SELECT relname FROM pg_class WHERE oid = member.logicalrelid), member.shardid));
-        -- A new session, because the snapshot of one in use may be older than the locks. On the target the
-        -- owner writes: no code of his runs with a superuser's rights.
-        PERFORM citus_standin.run_on_group(target.groupid, format('SET LOCAL ROLE %I', citus_standin.owner_of(member.logicalrelid)));
-        EXECUTE format('INSERT INTO citus_standin.%I (%s) SELECT * FROM citus_standin.dblink(%L, %L) AS source (%s)',
-                       'moving_' || member.shardid, columns,
-                       citus_standin.conninfo(source.nodeid, source.nodename, source.nodeport),
-                       format('SELECT %s FROM %s', columns, shard_name(member.logicalrelid, member.shardid, false)), fresh);
-        PERFORM citus_standin.run_on_group(target.groupid, 'RESET ROLE');
+        -- Read by a new session, because the snapshot of one in use may be older than the locks.
+        PERFORM citus_standin.insert_as(owner, format('citus_standin.%I', 'moving_' || member.shardid), columns, format(
+            'SELECT * FROM citus_standin.dblink(%L, %L) AS source (%s)',
+            citus_standin.conninfo(source.nodeid, source.nodename, source.nodeport),
+            format('SELECT %s FROM %s', columns, shard_name(member.logicalrelid, member.shardid, false)), fresh));
         EXECUTE format('DROP FOREIGN TABLE citus_standin.%I', 'moving_' || member.shardid);
     END LOOP;
     FOR i IN REVERSE cardinality(members) .. 1 LOOP
