@@ -21,9 +21,11 @@ description:
 options:
   gather:
     description:
-      - What to return. V(all) is everything; C([nodes, tables]) is enough for a status table.
+      - What to return. C([nodes, tables]) is enough for a status table; V(all) is everything.
+      - The default is everything but V(shards), which has an entry for every shard and takes most of the time in big
+        clusters.
       - V(nodes), V(groups), V(tables), V(colocation_groups) and V(shards) ask all nodes for the sizes of their shards,
-        once for all five. V(shards) is long in big clusters.
+        once for all five.
       - V(prepared_transactions), V(versions), V(health) and V(drift) ask every active primary, once for all four.
       - V(locks) asks every active primary.
     type: list
@@ -41,7 +43,17 @@ options:
       - versions
       - health
       - drift
-    default: [all]
+    default:
+      - nodes
+      - groups
+      - tables
+      - colocation_groups
+      - rebalance
+      - locks
+      - prepared_transactions
+      - versions
+      - health
+      - drift
   node_timeout:
     description:
       - Seconds for which a node tries to reach another one (C(citus.node_connection_timeout)).
@@ -436,7 +448,7 @@ def main() -> None:
                 "type": "list",
                 "elements": "str",
                 "choices": ["all", *info.SECTIONS],
-                "default": ["all"],
+                "default": [section for section in info.SECTIONS if section != "shards"],
             },
             "node_timeout": {"type": "int", "default": 5},
         },
