@@ -517,6 +517,42 @@ BEGIN
     -- The stand-in leaves no local copy behind.
 END $$;
 
+-- In a transaction that read from the nodes before, the sessions to them still see what was there then: rows that others
+-- wrote since would not be copied, and lost. Fresh sessions count again. A shard that they cannot see, or that this
+-- transaction has locked, was made or changed here: nobody else wrote to it.
+CREATE FUNCTION citus_standin.check_nothing_missed(source regclass, copied regclass) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    node record;
+    on_node bigint;
+    on_shards bigint := 0;
+    here bigint;
+BEGIN
+    PERFORM citus_standin.require_owner(source);
+    FOR node IN
+        SELECT n.nodeid, n.nodename, n.nodeport,
+               string_agg(format('(SELECT count(*) FROM %I.%I)', c.schema, citus_standin.shard_relname(c.name, s.shardid)), ' + ') AS counts
+        FROM pg_dist_shard AS s JOIN pg_dist_placement AS p USING (shardid)
+        JOIN pg_dist_node AS n ON n.groupid = p.groupid AND n.noderole = 'primary'
+        JOIN citus_standin.shape AS c ON c.logicalrelid = s.logicalrelid
+        WHERE s.logicalrelid = source GROUP BY n.nodeid, n.nodename, n.nodeport
+    LOOP
+        BEGIN
+            SELECT answer.rows INTO on_node
+            FROM citus_standin.dblink(citus_standin.conninfo(node.nodeid, node.nodename, node.nodeport) || ' options=''-c lock_timeout=2s''',
+                                      'SELECT ' || node.counts) AS answer (rows bigint);
+        EXCEPTION WHEN undefined_table OR lock_not_available THEN
+            RETURN;
+        END;
+        on_shards := on_shards + on_node;
+    END LOOP;
+    EXECUTE format('SELECT count(*) FROM %s', copied) INTO here;
+    IF here <> on_shards THEN
+        RAISE EXCEPTION 'rows of % were written since this transaction began: % copied, % on the shards', source, here, on_shards
+            USING ERRCODE = 'serialization_failure', HINT = 'Run it again, in a transaction of its own.';
+    END IF;
+END $$;
+
 -- Back to a plain table, with its keys, foreign keys and indexes.
 CREATE FUNCTION citus_standin.collect(relation regclass) RETURNS regclass
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -545,6 +581,7 @@ BEGIN
     new := citus_standin.rebuild(relation, '');
     RAISE NOTICE 'moving the data of %', qualified;
     PERFORM citus_standin.copy_rows(relation, new);
+    PERFORM citus_standin.check_nothing_missed(relation, new);
     RAISE NOTICE 'dropping the old %', qualified;
     PERFORM citus_standin.rename_identity(relation, new);
     EXECUTE format('DROP %s %s', CASE (SELECT relkind FROM pg_class WHERE oid = relation) WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, relation);

@@ -6,7 +6,7 @@ DO $$
 DECLARE
     open_to_all CONSTANT text[] := ARRAY[
         'alter_table', 'become_foreign', 'bring_reference_tables', 'caller', 'can_hash', 'carry_changes', 'carry_roles', 'check_distributable', 'check_foreign_keys',
-        'check_keys', 'check_replica_identity', 'check_saved_keys', 'collect', 'column_changes', 'column_list', 'copied_columns', 'copies', 'copy_rows', 'create_shards',
+        'check_keys', 'check_nothing_missed', 'check_replica_identity', 'check_saved_keys', 'collect', 'column_changes', 'column_list', 'copied_columns', 'copies', 'copy_rows', 'create_shards',
         'current_rebalance', 'definition_command', 'distribute', 'doomed_shards', 'drop_shards', 'ensure_partitions', 'find_node', 'forget_dropped',
         'forward_lock', 'forward_rows', 'forward_truncate', 'grant_commands', 'has_rows', 'hide_indexes', 'local_group', 'lock_registry', 'make_forward_triggers', 'make_job', 'move',
         'new_colocation', 'new_reference_colocation', 'node_by_id', 'on_alter', 'on_drop', 'on_grant', 'owner_of', 'partkey', 'plan', 'planned_moves',
