@@ -114,4 +114,6 @@ bench-deploy: setup ## How long site.yml takes on an empty host and again, and i
 	@$(BIN)/python tests/bench/deploy.py
 
 bench-modules: setup ## The modules on 1,000 tables beside the same work by hand
-	@$(BIN)/python tests/bench/modules.py
+	@export CITUS_HA_TEST_IMAGE=$${CITUS_HA_TEST_IMAGE:-$$(cd tests/e2e && \
+	  python -c 'import playbooks as p; print(p.node_image(p.citus_sources()[0]))')}; \
+	for name in bench_modules bench_info; do python tests/bench/$$name.py; done

@@ -66,6 +66,7 @@ def citus_sources() -> list[str]:
 def node_image(source: str) -> str:
     """Name of the node image with Citus from ``source``; built when the machine has none yet."""
     run = run_playbook("image", REPOSITORY / "inventories/docker", "-e", f"citus_package_source={source}", timeout=1800)
-    found = re.search(r"node image: (\S+)", run.succeeded().output)
+    # YAML quotes the text because of its colon.
+    found = re.search(r"node image: ([^\s']+)", run.succeeded().output)
     assert found, run.tail
     return found[1]
