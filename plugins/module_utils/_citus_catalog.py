@@ -53,10 +53,10 @@ SELECT (SELECT groupid FROM pg_dist_local_group) AS local_group,
          WHERE groupid = 0 AND noderole = 'primary' LIMIT 1) AS coordinator,
        (SELECT count(*) FROM pg_dist_node
          WHERE noderole = 'primary' AND isactive AND shouldhaveshards) AS shard_nodes,
-       (SELECT jsonb_object_agg(name, setting) FROM pg_settings
-         WHERE name IN ('citus.shard_count', 'citus.shard_replication_factor', 'citus.enable_unsafe_triggers',
-                        'citus.allow_unsafe_constraints', 'max_locks_per_transaction', 'max_connections',
-                        'max_prepared_transactions', 'wal_level', 'output_plugin_libraries')) AS settings,
+       (SELECT jsonb_object_agg(name, current_setting(name, true))
+          FROM unnest(ARRAY['citus.shard_count', 'citus.shard_replication_factor', 'citus.enable_unsafe_triggers',
+                            'citus.allow_unsafe_constraints', 'max_locks_per_transaction', 'max_connections',
+                            'max_prepared_transactions', 'wal_level', 'output_plugin_libraries']) AS name) AS settings,
        ARRAY(SELECT proname::text FROM pg_proc
               WHERE pronamespace = 'pg_catalog'::regnamespace
                 AND proname IN ('column_to_column_name', 'citus_local_disk_space_stats', 'citus_total_relation_size',

@@ -239,7 +239,7 @@ tables:
       sample: 1
 plan:
   description: What was changed, or in check mode would be, in this order. Empty when nothing differs.
-  returned: always, as far as it was made
+  returned: success, and when the preflight failed
   type: list
   elements: dict
   contains:
@@ -297,7 +297,7 @@ transactions:
   sample: 1
 queries:
   description: The statements that changed something, in order.
-  returned: always
+  returned: success, and when a statement failed
   type: list
   elements: str
   sample: ["SELECT create_distributed_table('public.events', 'user_id');"]

@@ -166,6 +166,7 @@ def test_mending_statement_of_the_message_works(cluster: Cluster) -> None:
 
 
 def test_extend_keys_keeps_what_the_keys_were(cluster: Cluster) -> None:
+    real_only(cluster, "keys on the table itself once it is distributed (they are on the shards)")
     cluster.sql(
         "CREATE TABLE s.t (a int, b int NOT NULL, c text, d int,"
         " CONSTRAINT pk PRIMARY KEY (a) INCLUDE (d),"
@@ -277,6 +278,7 @@ def test_changing_the_column(cluster: Cluster) -> None:
 
 
 def test_changing_the_shard_count_of_a_group(cluster: Cluster) -> None:
+    real_only(cluster, "alter_distributed_table() of tables with foreign keys")
     for name in ("a", "b"):
         cluster.sql(f"CREATE TABLE s.{name} (id bigint PRIMARY KEY)")
     cluster.sql("ALTER TABLE s.b ADD FOREIGN KEY (id) REFERENCES s.a")
@@ -316,6 +318,7 @@ def test_changing_the_colocation(cluster: Cluster) -> None:
 
 
 def test_changing_the_kind(cluster: Cluster) -> None:
+    real_only(cluster, "reference tables made from what was distributed in one transaction")
     cluster.sql("CREATE TABLE s.t (id bigint PRIMARY KEY)")
     cluster.sql("INSERT INTO s.t SELECT generate_series(1, 100)")
     force = cluster.is_standin
@@ -402,6 +405,7 @@ SHOP = [
 
 
 def test_list_is_ordered_by_its_foreign_keys(cluster: Cluster) -> None:
+    real_only(cluster, "foreign keys added between distributed tables")
     shop(cluster)
     before = foreign_keys(cluster)
     predicted, applied = cluster.four_times(MODULE, tables=SHOP)
@@ -431,6 +435,7 @@ def test_foreign_key_to_a_table_that_is_not_in_the_list(cluster: Cluster) -> Non
 
 def test_circle_of_foreign_keys(cluster: Cluster) -> None:
     """Neither can be first: one foreign key is lifted and put back in the same transaction."""
+    real_only(cluster, "foreign keys added between distributed tables")
     cluster.sql("CREATE TABLE s.a (id int PRIMARY KEY); CREATE TABLE s.b (id int PRIMARY KEY REFERENCES s.a)")
     cluster.sql("ALTER TABLE s.a ADD CONSTRAINT back FOREIGN KEY (id) REFERENCES s.b NOT VALID")
     predicted, _ = cluster.four_times(MODULE, tables=[{"name": "s.a"}, {"name": "s.b"}], column="id")
@@ -443,6 +448,7 @@ def test_circle_of_foreign_keys(cluster: Cluster) -> None:
 
 def test_tables_that_became_local_because_of_a_reference_table(cluster: Cluster) -> None:
     """What naive statements cannot do in any order: Citus made all of them local tables because of one reference."""
+    real_only(cluster, "local tables that Citus adds itself")
     shop(cluster)
     before = foreign_keys(cluster)
     cluster.ok(MODULE, name="s.countries", state="reference")
