@@ -70,18 +70,14 @@ SELECT (SELECT groupid FROM pg_dist_local_group) AS local_group,
 
 
 def read_server(session: Session) -> Server:
-    """Two queries: what PostgreSQL says, and what Citus says when the database has the extension.
-
-    The second needs a primary's catalogs only, not Citus's library in the right version.
-    """
+    """What PostgreSQL itself says, in one query; it needs nothing of Citus, so it works with any version of it."""
     facts = session.query(_FACTS)[0]
-    server = Server(
+    return Server(
         where=session.where,
         postgresql=facts["postgresql"],
         citus=None if facts["citus"] is None else parse_version(facts["citus"]),
         in_recovery=facts["in_recovery"],
     )
-    return server
 
 
 def read_citus(session: Session, server: Server) -> Server:
@@ -362,7 +358,7 @@ class Extra:
     replica_identity: bool
     #: What the statistics on the coordinator say; -1 when they say nothing.
     estimated_rows: int
-    #: Other tables of its colocation group.
+    #: Other tables of its colocation group, the first fifty.
     colocated: tuple[str, ...] = ()
 
 
@@ -378,6 +374,8 @@ class Details:
     groups: Mapping[tuple[Any, ...], int] = field(default_factory=dict)
     #: Tables that foreign keys connect with a table, directly or through others; where cascading was asked about.
     connected: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    #: Those of them that Citus does not know.
+    connected_plain: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     #: Bytes of the tables in :attr:`connected`, by name.
     sizes: Mapping[str, int] = field(default_factory=dict)
     #: Rows per table, exact or estimated; only where they are counted.
@@ -491,7 +489,8 @@ SELECT c.oid::bigint AS oid, {size} AS bytes, l.tuples AS estimated_rows,
        l.multi_level, l.partitions,
        c.relreplident IN ('f', 'i') OR EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary)
            AS replica_identity,
-       ARRAY(SELECT q.logicalrelid::regclass::text FROM pg_dist_partition AS q
+       ARRAY(SELECT format('%%I.%%I', qn.nspname, qc.relname) FROM pg_dist_partition AS q
+               JOIN pg_class AS qc ON qc.oid = q.logicalrelid::oid JOIN pg_namespace AS qn ON qn.oid = qc.relnamespace
               WHERE p.colocationid > 0 AND q.colocationid = p.colocationid AND q.logicalrelid <> p.logicalrelid
               ORDER BY 1 LIMIT 50) AS colocated
   FROM pg_class AS c
@@ -531,8 +530,10 @@ WITH RECURSIVE edge (a, b) AS (
 )
 SELECT root::bigint AS root, array_agg(c.oid::bigint ORDER BY n.nspname, c.relname) AS oids,
        array_agg(n.nspname::text ORDER BY n.nspname, c.relname) AS schemas,
-       array_agg(c.relname::text ORDER BY n.nspname, c.relname) AS tables
+       array_agg(c.relname::text ORDER BY n.nspname, c.relname) AS tables,
+       array_agg(p.logicalrelid IS NULL ORDER BY n.nspname, c.relname) AS plain
   FROM reach JOIN pg_class AS c ON c.oid = reach.oid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  LEFT JOIN pg_dist_partition AS p ON p.logicalrelid::oid = c.oid
  WHERE reach.oid <> reach.root
  GROUP BY root
 """
@@ -575,12 +576,15 @@ def read_details(
         for row in foreign_rows
     )
     connected: dict[int, tuple[str, ...]] = {}
+    connected_plain: dict[int, tuple[str, ...]] = {}
     by_oid: dict[int, str] = {}
     sized = list(oids["oids"])
     if want_connected:
         for row in session.query(_CONNECTED, oids):
             names = zip(row["schemas"], row["tables"], strict=True)
             connected[row["root"]] = tuple(str(Name(schema, table)) for schema, table in names)
+            named = zip(connected[row["root"]], row["plain"], strict=True)
+            connected_plain[row["root"]] = tuple(name for name, plain in named if plain)
             sized += row["oids"]
             by_oid.update(zip(row["oids"], connected[row["root"]], strict=True))
     extras = {}
@@ -603,6 +607,7 @@ def read_details(
         extras=extras,
         groups=groups,
         connected=connected,
+        connected_plain=connected_plain,
         sizes={name: extras[oid].bytes for oid, name in by_oid.items()},
         free_bytes=free,
     )

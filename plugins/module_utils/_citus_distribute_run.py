@@ -44,6 +44,7 @@ MODULE = "citus_distribute"
 STATES = ["distributed", "reference", "schema", "local", "undistributed"]
 KINDS = ["table", "schema"]
 _FLAGS = ("concurrently", "allow_redistribute", "extend_keys", "cascade", "force")
+_OF_DISTRIBUTED = ("column", "colocate_with", "shard_count", "concurrently", "extend_keys")
 _INHERITED = ("kind", "state", "column", "colocate_with", "shard_count", *_FLAGS)
 
 
@@ -82,9 +83,11 @@ def desired_from(params: Mapping[str, Any]) -> list[Desired]:
     problems: list[str] = []
     for index, item in enumerate(raw):
         where = "name" if params["name"] is not None else f"tables[{index}].name"
+        own = params if params["name"] is not None else item
         merged = {option: params[option] if item.get(option) is None else item[option] for option in _INHERITED}
         try:
             entries.append(_entry(where, item["name"], merged))
+            _refuse_what_has_no_effect(where, item["name"], merged["state"], own)
         except InvalidInput as error:
             problems.append(str(error))
     seen: dict[tuple[str, Name], int] = {}
@@ -95,6 +98,19 @@ def desired_from(params: Mapping[str, Any]) -> list[Desired]:
     if problems:
         raise InvalidInput(" ".join(dict.fromkeys(problems)))
     return entries
+
+
+def _refuse_what_has_no_effect(where: str, name: str, state: str, own: Mapping[str, Any]) -> None:
+    """Options of distributed tables that an entry itself gives for another state.
+
+    :raises InvalidInput: names them; the same options as defaults of the task are fine.
+    """
+    wrong = [option for option in _OF_DISTRIBUTED if own.get(option)]
+    if wrong and state != "distributed":
+        raise InvalidInput(
+            f"{where}: {name!r}: {', '.join(wrong)} mean nothing for state {state}.",
+            "Leave them out, or use state distributed.",
+        )
 
 
 def _entry(where: str, name: str, options: Mapping[str, Any]) -> Desired:
@@ -132,7 +148,7 @@ def _entry(where: str, name: str, options: Mapping[str, Any]) -> Desired:
 
 
 def observe(session: Session, desired: Sequence[Desired]) -> State:
-    """What is there: five queries, and about ten more when something is to change.
+    """What is there: three or four queries, and up to nine more when something is to change.
 
     :raises Refused: a database, a server or a node that this is not done on.
     :raises InvalidInput: an option that the server is too old for; one table under two names.

@@ -617,14 +617,12 @@ def missing_problem(entry: Desired, state: State) -> Finding | None:
         return Finding(display(entry.name.table), "there is no such schema.", "Create it first, or correct the name.")
     if entry.name in state.tables:
         return None
-    other = state.tables.get(Name(entry.name.schema, entry.name.table))
+    where = "" if entry.name.schema else " in the search path"
     return Finding(
         str(entry.name),
-        "there is no such table" + ("" if entry.name.schema else " in the search path") + ".",
-        'Create it first, or correct the name: upper case and other characters need double quotes ("Name"), and a'
-        " table outside the search path its schema."
-        if other is None
-        else "",
+        f"there is no such table{where}.",
+        'Create it first, or correct the name: upper case and other characters need double quotes ("Name"), and a table'
+        " outside the search path its schema.",
     )
 
 

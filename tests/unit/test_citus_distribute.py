@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -389,6 +390,46 @@ def test_foreign_keys_that_an_alter_would_lose() -> None:
     assert "ALTER TABLE public.a ADD CONSTRAINT a_fk" in text
 
 
+def test_whole_group_is_changed_by_one_statement() -> None:
+    world = World()
+    for name in ("a", "b"):
+        table = world.table(name, "distributed", column="k", colocation_id=1, shard_count=32)
+        world.extras[table.oid] = replace(
+            world.extras[table.oid], colocated=("public.b",) if name == "a" else ("public.a",)
+        )
+    options: dict[str, Any] = {"shard_count": 4, "allow_redistribute": True}
+    assert len(world.plan(want("a", cascade=True, **options), want("b", cascade=True, **options)).actions) == 1
+    assert len(world.plan(want("a", **options), want("b", **options)).actions) == 2
+
+
+def test_connected_tables_that_are_undistributed() -> None:
+    world = World()
+    for name in ("a", "b"):
+        world.table(name, "distributed", column="k", colocation_id=1, shard_count=32)
+    world.link("a", "b", "k", "k")
+    world.more.update(connected={1: ("public.b",), 2: ("public.a",)}, sizes={"public.a": 100}, free_bytes=10**9)
+    gone = want("a", "undistributed"), want("b", "undistributed")
+    assert "cascade: true" in findings(world.plan(gone[0]))
+    assert statements(world.plan(*gone)) == ["SELECT undistribute_table('public.b', cascade_via_foreign_keys => true);"]
+    alone = world.plan(replace(gone[0], cascade=True))
+    assert statements(alone) == ["SELECT undistribute_table('public.a', cascade_via_foreign_keys => true);"]
+    assert alone.actions[0].also == ("public.b",)
+    kind = want("a", "reference", allow_redistribute=True, cascade=True)
+    assert "Drop the foreign keys" in findings(world.plan(kind)), "never leave the others undistributed by the way"
+
+
+def test_connected_tables_that_become_local() -> None:
+    world = World()
+    for name in ("a", "b"):
+        world.table(name)
+    world.link("a", "b", "k", "id")
+    world.more.update(connected_plain={1: ("public.b",), 2: ("public.a",)})
+    local = want("a", "local"), want("b", "local")
+    assert "Set cascade: true" in findings(world.plan(local[0]))
+    both = ["SELECT citus_add_local_table_to_metadata('public.b', cascade_via_foreign_keys => true);"]
+    assert statements(world.plan(*local)) == both
+
+
 # ---- other findings ---------------------------------------------------------------------------------
 
 
@@ -500,6 +541,8 @@ def test_every_wrong_entry_is_named_at_once() -> None:
         assert words in str(caught.value)
     with pytest.raises(InvalidInput, match="twice"):
         run.desired_from(options(column="k", tables=[{"name": "a"}, {"name": "A"}]))
+    with pytest.raises(InvalidInput, match="column, concurrently mean nothing for state reference"):
+        run.desired_from(options(name="a", state="reference", column="k", concurrently=True))
     with pytest.raises(InvalidInput, match="a schema has no state"):
         run.desired_from(options(name="s", kind="schema", state="reference"))
 
