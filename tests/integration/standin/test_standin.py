@@ -541,7 +541,7 @@ def test_drain_and_rebalance_lose_nothing(cluster: Cluster) -> None:
 def test_moving_a_shard_while_rows_come_in(cluster: Cluster) -> None:
     events(cluster, shards=2)
     stop = threading.Event()
-    acknowledged = []
+    acknowledged: list[int] = []
 
     def write() -> None:
         connection = cluster.coordinator.connect(DATABASE)

@@ -15,6 +15,7 @@ CREATE FUNCTION citus_standin.snapshot() RETURNS jsonb
                         FROM pg_dist_colocation AS c),
         'schemas', (SELECT jsonb_agg(jsonb_build_object('name', n.nspname, 'colocationid', s.colocationid))
                     FROM pg_dist_schema AS s JOIN pg_namespace AS n ON n.oid = s.schemaid),
+        'sequences', (SELECT jsonb_agg(citus_standin.qualified(q.oid)) FROM pg_class AS q WHERE q.relkind = 'S' AND q.relnamespace <> 'pg_catalog'::regnamespace),
         'tables', (
             SELECT jsonb_agg(jsonb_build_object(
                 'schema', n.nspname, 'name', c.relname, 'owner', pg_get_userbyid(c.relowner),
@@ -55,6 +56,7 @@ DECLARE
     relation regclass;
     qualified text;
     on_coordinator boolean;
+    gone_sequences text[];
 BEGIN
     IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = citus_standin.caller()) THEN
         RAISE EXCEPTION 'only a superuser may change the metadata' USING ERRCODE = 'insufficient_privilege';
@@ -86,10 +88,16 @@ BEGIN
                ON wanted.schema = n.nspname AND wanted.name = c.relname
     LOOP
         IF t.right IS NOT TRUE THEN
+            -- A sequence outlives a face that is made anew, and goes when the coordinator has it no more.
+            gone_sequences := ARRAY(SELECT citus_standin.qualified(s.oid) FROM citus_standin.sequences_of(t.oid) AS s
+                                    WHERE NOT coalesce(truth -> 'sequences', '[]') ? citus_standin.qualified(s.oid));
             PERFORM citus_standin.forget(t.oid);
             IF t.relname IS NOT NULL THEN
                 EXECUTE format('DROP %s %I.%I CASCADE', CASE (SELECT relkind FROM pg_class WHERE oid = t.oid)
                                                         WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, t.nspname, t.relname);
+            END IF;
+            IF cardinality(gone_sequences) > 0 THEN
+                EXECUTE 'DROP SEQUENCE ' || array_to_string(gone_sequences, ', ');
             END IF;
         END IF;
     END LOOP;
