@@ -118,7 +118,7 @@ def wait_for_job(session: Session, deadline: float, log: Log) -> Job | None:
             raise TimedOut(
                 f"After the time allowed, {now}. {' '.join(job.problems)}".strip(),
                 "The job goes on in the server; run the task again to wait for the rest.",
-                progress=progress(job),
+                progress=full_progress(job, ()),
             )
         time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
@@ -163,7 +163,7 @@ def drain(session: Session, remaining: Callable[[], int], mode: str, timeout: fl
                     f"Rebalance job {job.job_id} on {session.where} {job.state} with {left} shards left:"
                     f" {'; '.join(job.problems) or 'the server gives no reason'}.",
                     "Mend the cause and run the task again: what has been moved stays moved.",
-                    progress=progress(job),
+                    progress=full_progress(job, ()),
                 )
             raise Refused(
                 f"Citus on {session.where} plans no move although {left} shards are left on the node.",

@@ -114,6 +114,12 @@ options:
       - A drain of much data needs hours; set it accordingly, or run the task again.
     type: int
     default: 300
+  progress_interval:
+    description:
+      - Seconds between two lines of progress while shards are moved away. An action plugin on the controller prints
+        them, and calls the module again and again for it; a module alone cannot print while it runs.
+    type: int
+    default: 10
   wait_for_other_run:
     description:
       - Seconds to wait for another run of this collection's modules that changes the same database's nodes or tables.
@@ -123,6 +129,10 @@ options:
 extends_documentation_fragment:
   - citus_ha.cluster.connection
   - citus_ha.cluster.attributes
+attributes:
+  action:
+    description: An action plugin prints the progress of a drain.
+    support: full
 seealso:
   - module: citus_ha.cluster.citus_info
   - module: citus_ha.cluster.citus_rebalance
@@ -203,6 +213,16 @@ actions:
       sample: add
     name: {description: Host name of the node., type: str, sample: worker1-1}
     port: {description: Port of the node., type: int, sample: 5432}
+progress:
+  description: How far a drain is, as the module C(citus_rebalance) tells it.
+  returned: when O(wait_timeout) is over while shards are moved
+  type: dict
+  sample: {"job_id": 3, "state": "running", "moves_done": 4, "moves_total": 10, "percent": 40}
+timed_out:
+  description: Whether the task failed because O(wait_timeout) was over while shards were moved.
+  returned: failure
+  type: bool
+  sample: true
 missing:
   description:
     - What is not as asked yet, one sentence each. Empty unless in check mode or with O(wait=false); a task that
@@ -239,6 +259,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._connection impor
     connect,
     connection_argument_spec,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, TimedOut
 from ansible_collections.citus_ha.cluster.plugins.module_utils._lock import exclusive
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
 from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
@@ -348,6 +369,10 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     desired = [Desired(**entry) for entry in params["nodes"]]
     nodes_of.check_desired(desired)
+    if params["progress_interval"] < 1:
+        raise InvalidInput(
+            f"progress_interval is {params['progress_interval']}.", "Give a number of seconds from 1 up."
+        )
     session = connect(params)
     try:
         server = observe_server(session)
@@ -372,7 +397,18 @@ def bring_about(module: AnsibleModule, session: Session, server: Server, desired
     if actions:
         require_superuser(server, "change the nodes of a Citus cluster")
     if not module.check_mode:
-        apply(session, actions, params, module)
+        try:
+            apply(session, actions, params, module)
+        except TimedOut as error:
+            # What has been begun, for the action plugin that goes on waiting.
+            error.details.update(
+                timed_out=True,
+                changed=True,
+                actions=[action.as_dict() for action in actions],
+                queries=session.executed,
+                diff={"before": as_text(catalog.nodes), "after": as_text(after)},
+            )
+            raise
         if params["state"] == "present" and params["wait"]:
             after = wait_for_nodes(session, params, desired)
         elif actions:
@@ -418,6 +454,7 @@ def main() -> None:
             },
             "wait": {"type": "bool", "default": True},
             "wait_timeout": {"type": "int", "default": 300},
+            "progress_interval": {"type": "int", "default": 10},
             "wait_for_other_run": {"type": "int", "default": 60},
         },
         supports_check_mode=True,

@@ -8,9 +8,13 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from ansible.module_utils.testing import patch_module_args
 from servers import Server, servers
 
 DATABASE = "app"
+REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = "ansible_collections.citus_ha.cluster.plugins.modules"
 
 
@@ -68,6 +73,23 @@ class Cluster:
             code.main()
         result: dict[str, Any] = json.loads(output.getvalue())
         return result
+
+    def play(self, folder: Path, *tasks: dict[str, Any]) -> str:
+        """What ansible-playbook prints for ``tasks``; the way to see what a task says while it runs."""
+        playbook = folder / "play.yml"
+        play = {"hosts": "localhost", "gather_facts": False, "tasks": list(tasks)}
+        playbook.write_text(json.dumps([play]), encoding="utf-8")
+        program = Path(sys.executable).parent / "ansible-playbook"
+        environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(REPOSITORY / ".collections"),
+            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        command = [str(program), "-i", "localhost,", "-c", "local", str(playbook)]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
 
     def ok(self, module: str, **options: Any) -> dict[str, Any]:
         """As :meth:`call`, for what has to succeed."""

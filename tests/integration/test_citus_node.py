@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,6 +217,28 @@ def test_drain_goes_on_after_an_interruption(cluster: Cluster) -> None:
     assert "goes on in the server" in message
     cluster.ok("citus_node", nodes=[node("worker2")], state="drained", wait_timeout=120)
     assert shards_of(cluster, "worker2") == 0
+
+
+def test_a_drain_prints_its_progress(cluster: Cluster, tmp_path: Path) -> None:
+    distributed_table(cluster)
+    options = {"login_host": cluster.coordinator.address, "login_db": DATABASE, "progress_interval": 1}
+    printed = cluster.play(
+        tmp_path,
+        {
+            "citus_ha.cluster.citus_node": {**options, "nodes": [node("worker2")], "state": "drained"},
+            "register": "done",
+        },
+        {
+            "ansible.builtin.debug": {
+                "msg": "{{ done.changed }} {{ done.actions | map(attribute='action') | join(' ') }}"
+            }
+        },
+    )
+    assert "True set_should_have_shards drain" in printed
+    assert shards_of(cluster, "worker2") == 0
+    if not cluster.is_standin:
+        assert "[localhost] rebalance job" in printed
+        assert "of 4 moves)" in printed
 
 
 def test_drain_without_a_place_to_go(cluster: Cluster) -> None:

@@ -5,10 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +13,6 @@ from typing import Any
 import pytest
 from citus_cluster import DATABASE, Cluster, citus_cluster
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 # Quick to notice, slow enough that a job can be met while it runs.
 SETTINGS = {"citus.background_task_queue_interval": "1000", "max_worker_processes": "24"}
 EXECUTORS = ("citus.max_background_task_executors", "citus.max_background_task_executors_per_node")
@@ -261,21 +256,10 @@ def test_the_action_plugin_prints_progress(cluster: Cluster, tmp_path: Path) -> 
         "register": "done",
     }
     shown = {"ansible.builtin.debug": {"msg": "moves={{ done.moves | length }} changed={{ done.changed }}"}}
-    play = [{"hosts": "localhost", "gather_facts": False, "tasks": [task, shown, task, shown]}]
-    playbook = tmp_path / "play.yml"
-    playbook.write_text(json.dumps(play), encoding="utf-8")
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local", str(playbook)]
-    environment = {
-        **os.environ,
-        "ANSIBLE_COLLECTIONS_PATH": str(REPOSITORY / ".collections"),
-        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-        "ANSIBLE_NOCOLOR": "1",
-    }
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "moves=8 changed=True" in ran.stdout
-    assert "moves=0 changed=False" in ran.stdout
+    printed = cluster.play(tmp_path, task, shown, task, shown)
+    assert "moves=8 changed=True" in printed
+    assert "moves=0 changed=False" in printed
     if not cluster.is_standin:
-        assert "[localhost] rebalance job" in ran.stdout
-        assert "of 4 moves)" in ran.stdout
+        assert "[localhost] rebalance job" in printed
+        assert "of 4 moves)" in printed
     assert counts(cluster)["worker3"] == 4

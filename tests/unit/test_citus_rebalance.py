@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from ansible_collections.citus_ha.cluster.plugins.action import citus_node as node_plugin
 from ansible_collections.citus_ha.cluster.plugins.action import citus_rebalance as plugin
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_rebalance as rules
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import Job, Move, Request
@@ -18,6 +19,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     ServerError,
     TimedOut,
 )
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils import waiting
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MOVES = (
@@ -195,12 +197,12 @@ class Task:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
-    monkeypatch.setattr(plugin.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
+    monkeypatch.setattr(waiting.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
     return made
 
 
 def act(
-    monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]], task: Task, *answers: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]], task: Task, *answers: dict[str, Any], of: Any = plugin
 ) -> dict[str, Any]:
     """The plugin's result when the module gives ``answers`` one after the other."""
     prepared = list(answers)
@@ -209,9 +211,9 @@ def act(
         calls.append(module_args)
         return prepared.pop(0)
 
-    monkeypatch.setattr(plugin.ActionModule, "_execute_module", execute)
-    action = plugin.ActionModule.__new__(plugin.ActionModule)
-    action._task = task  # type: ignore[assignment]
+    monkeypatch.setattr(of.ActionModule, "_execute_module", execute)
+    action = of.ActionModule.__new__(of.ActionModule)
+    action._task = task
     told: dict[str, Any] = action.run(task_vars={"inventory_hostname": "c1"})
     assert not prepared, "an answer was not asked for"
     return told
@@ -221,7 +223,7 @@ def test_the_plugin_waits_in_pieces(
     monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(plugin.display, "display", said.append)
+    monkeypatch.setattr(waiting.display, "display", said.append)
     told = act(monkeypatch, calls, Task(progress_interval=5), STARTED, WAITING, WAITING, result("finished"))
     assert [call["state"] for call in calls] == ["started", "waited", "waited", "waited"]
     assert calls[1]["wait_timeout"] == 5
@@ -232,7 +234,7 @@ def test_the_plugin_waits_in_pieces(
 
 
 def test_the_plugin_ends_with_the_time(monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]]) -> None:
-    monkeypatch.setattr(plugin.display, "display", lambda text: None)
+    monkeypatch.setattr(waiting.display, "display", lambda text: None)
     told = act(monkeypatch, calls, Task(wait_timeout=3, progress_interval=5), STARTED, WAITING)
     assert calls[1]["wait_timeout"] == 3
     assert (told["failed"], told["msg"], told["changed"]) == (True, "not yet", True)
@@ -241,7 +243,7 @@ def test_the_plugin_ends_with_the_time(monkeypatch: pytest.MonkeyPatch, calls: l
 def test_the_plugin_notices_a_job_that_failed_unseen(
     monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(plugin.display, "display", lambda text: None)
+    monkeypatch.setattr(waiting.display, "display", lambda text: None)
     told = act(monkeypatch, calls, Task(), STARTED, result("failed"))
     assert told["failed"] is True
     assert "Mend the cause" in told["msg"]
@@ -257,3 +259,27 @@ def test_the_plugin_calls_once_when_there_is_nothing_to_wait_for(
     checked.check_mode = True
     act(monkeypatch, calls, checked, result("finished"))
     assert [call.get("state") for call in calls] == ["started", "started", None, None]
+
+
+def test_a_drain_is_waited_for_in_pieces(monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]]) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(waiting.display, "display", said.append)
+    begun = {
+        **WAITING,
+        "changed": True,
+        "actions": ["set", "drain"],
+        "queries": ["one"],
+        "diff": {"before": "full", "after": "empty"},
+    }
+    rest = {**begun, "actions": ["drain"], "queries": ["two"]}
+    done = {"changed": True, "actions": ["drain"], "queries": ["two"], "diff": {"before": "half", "after": "gone"}}
+    task = Task(state="absent", drain="yes", wait_timeout=100)
+    told = act(monkeypatch, calls, task, begun, rest, done, of=node_plugin)
+    assert (told["actions"], told["queries"]) == (["set", "drain"], ["one", "two"])
+    assert told["diff"] == {"before": "full", "after": "gone"}
+    assert not told.get("failed")
+    assert len(said) == 2
+    calls.clear()
+    for arguments in ({}, {"state": "absent"}, {"state": "disabled"}):
+        act(monkeypatch, calls, Task(**arguments), {"changed": False}, of=node_plugin)
+    assert calls == [{}, {"state": "absent"}, {"state": "disabled"}], "nothing else is waited for in pieces"
