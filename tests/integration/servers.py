@@ -74,7 +74,9 @@ class Server:
     container: Any
     port: int = PORT
 
-    def connect(self, dbname: str = "postgres", user: str = "postgres", **options: Any) -> psycopg2.extensions.connection:
+    def connect(
+        self, dbname: str = "postgres", user: str = "postgres", **options: Any
+    ) -> psycopg2.extensions.connection:
         """A new autocommit connection; close it, or let the container's end close it."""
         connection = psycopg2.connect(
             host=self.address, port=self.port, dbname=dbname, user=user, connect_timeout=5, **options
