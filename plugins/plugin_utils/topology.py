@@ -28,7 +28,7 @@ KINDS = {
 
 # The variables that hold the ports each kind of node listens on.
 LISTENERS = {
-    "etcd": ("etcd_client_port", "etcd_peer_port"),
+    "etcd": ("etcd_client_port", "etcd_peer_port", "etcd_metrics_port"),
     "postgres": ("postgres_port", "postgres_patroni_port"),
     "pooler": ("pgbouncer_port", "haproxy_primary_port", "haproxy_standby_port"),
 }
@@ -224,6 +224,22 @@ def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         memory=sum(_bytes(inventory.get(host, limit)) for limit in MEMORY_LIMITS[kind]),
         ports={port: int(inventory.get(host, port)) for port in LISTENERS[kind]},
     )
+    if kind == "pooler":
+        node.proxy_address = proxy_name(host) if on_bridge else "localhost"
+        node.proxy_ip = (
+            container_ip(proxy_name(host), inventory.get(host, "service_docker_subnet")) if on_bridge else node.ip
+        )
+        node.client = _client(inventory, node, on_bridge)
+    if kind == "postgres":
+        node.manager = "none" if group == "standalone" else inventory.get(host, "postgres_manager")
+        if node.manager == "none":
+            del node.ports["postgres_patroni_port"]
+        if group != "standalone":
+            number = variables.get("citus_group", 0 if group == "coordinator" else None)
+            node.citus_group = None if number is None else int(number)
+        siblings = inventory.hosts(group if group in ("coordinator", "standalone") else node.group)
+        candidates = [h for h in siblings if inventory.get(h, "postgres_initial_role") != "standby"]
+        node.initial_primary = group == "standalone" or bool(candidates and candidates[0] == host)
     if on_bridge:
         node.published = [
             {
@@ -236,20 +252,6 @@ def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         ]
     else:
         node.published = [{"address": node.ip, "port": port, "variable": name} for name, port in node.ports.items()]
-    if kind == "pooler":
-        node.proxy_address = proxy_name(host) if on_bridge else "localhost"
-        node.proxy_ip = (
-            container_ip(proxy_name(host), inventory.get(host, "service_docker_subnet")) if on_bridge else node.ip
-        )
-        node.client = _client(inventory, node, on_bridge)
-    if kind == "postgres":
-        node.manager = "none" if group == "standalone" else inventory.get(host, "postgres_manager")
-        if group != "standalone":
-            number = variables.get("citus_group", 0 if group == "coordinator" else None)
-            node.citus_group = None if number is None else int(number)
-        siblings = inventory.hosts(group if group in ("coordinator", "standalone") else node.group)
-        candidates = [h for h in siblings if inventory.get(h, "postgres_initial_role") != "standby"]
-        node.initial_primary = group == "standalone" or bool(candidates and candidates[0] == host)
     return node
 
 

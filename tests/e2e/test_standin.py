@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from cluster import PREFIX, Cluster, cluster, eventually
+
 from playbooks import citus_sources
 
 pytestmark = pytest.mark.skipif(citus_sources() == ["standin"], reason="test_cluster.py ran on the stand-in already")
@@ -17,7 +18,9 @@ pytestmark = pytest.mark.skipif(citus_sources() == ["standin"], reason="test_clu
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster of this module."""
-    with cluster(tmp_path_factory.mktemp("inventory") / "standin", "standin", cluster_name="citus_ha_test_standin") as made:
+    with cluster(
+        tmp_path_factory.mktemp("inventory") / "standin", "standin", cluster_name="citus_ha_test_standin"
+    ) as made:
         yield made
 
 
