@@ -46,6 +46,8 @@ SELECT current_setting('server_version_num')::int AS postgresql,
        (SELECT extversion FROM pg_extension WHERE extname = 'citus') AS citus
 """
 
+# pg_settings leaves out what the role may not see, where current_setting() fails; but it knows no setting
+# that only exists because somebody has set it.
 _CITUS_FACTS = """
 SELECT (SELECT groupid FROM pg_dist_local_group) AS local_group,
        citus_version() AS citus_text,
@@ -55,8 +57,10 @@ SELECT (SELECT groupid FROM pg_dist_local_group) AS local_group,
          WHERE noderole = 'primary' AND isactive AND shouldhaveshards) AS shard_nodes,
        (SELECT jsonb_object_agg(name, current_setting(name, true))
           FROM unnest(ARRAY['citus.shard_count', 'citus.shard_replication_factor', 'citus.enable_unsafe_triggers',
-                            'citus.allow_unsafe_constraints', 'max_locks_per_transaction', 'max_connections',
-                            'max_prepared_transactions', 'wal_level', 'output_plugin_libraries']) AS name) AS settings,
+                            'citus.allow_unsafe_constraints']) AS name)
+       || (SELECT jsonb_object_agg(name, setting) FROM pg_settings
+            WHERE name IN ('max_locks_per_transaction', 'max_connections', 'max_prepared_transactions', 'wal_level',
+                           'output_plugin_libraries')) AS settings,
        ARRAY(SELECT proname::text FROM pg_proc
               WHERE pronamespace = 'pg_catalog'::regnamespace
                 AND proname IN ('column_to_column_name', 'citus_local_disk_space_stats', 'citus_total_relation_size',

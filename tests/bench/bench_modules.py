@@ -49,12 +49,12 @@ finally:
 """
 
 
-def module(cluster: Cluster, tables: int, check: bool = False) -> tuple[float, int, dict[str, Any]]:
+def module(cluster: Cluster, schema: str, tables: int, check: bool = False) -> tuple[float, int, dict[str, Any]]:
     """Seconds, statements sent and the result of one run."""
     given = {
         "login_host": cluster.coordinator.address,
         "login_db": DATABASE,
-        "tables": [{"name": f"bench.t{number}"} for number in range(tables)],
+        "tables": [{"name": f"{schema}.t{number}"} for number in range(tables)],
         "column": "id",
         "_ansible_check_mode": check,
     }
@@ -73,9 +73,9 @@ def module(cluster: Cluster, tables: int, check: bool = False) -> tuple[float, i
     return seconds, int(done.stderr.strip().splitlines()[-1]), result
 
 
-def by_hand(cluster: Cluster, tables: int) -> float:
+def by_hand(cluster: Cluster, schema: str, tables: int) -> float:
     """Seconds for the same statements, one after the other, in one psql session inside the coordinator."""
-    script = "".join(f"SELECT create_distributed_table('bench.t{number}', 'id');\n" for number in range(tables))
+    script = "".join(f"SELECT create_distributed_table('{schema}.t{number}', 'id');\n" for number in range(tables))
     started = time.monotonic()
     psql = ["psql", "--dbname", DATABASE, "--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--output", "/dev/null"]
     command = ["docker", "exec", "--interactive", cluster.coordinator.container.name, *psql]
@@ -83,15 +83,13 @@ def by_hand(cluster: Cluster, tables: int) -> float:
     return time.monotonic() - started
 
 
-def fresh_tables(cluster: Cluster, tables: int) -> None:
-    """Plain tables with a primary key; the old ones go in pieces, for the lock table's sake."""
-    for (name,) in cluster.sql("SELECT format('bench.%I', tablename) FROM pg_tables WHERE schemaname = 'bench'"):
-        cluster.sql(f"DROP TABLE IF EXISTS {name}")
-    cluster.sql("CREATE SCHEMA IF NOT EXISTS bench")
+def fresh_tables(cluster: Cluster, schema: str, tables: int) -> None:
+    """Plain tables with a primary key, in a schema of their own: dropping the last ones would take as long as a run."""
+    cluster.sql(f"CREATE SCHEMA {schema}")
     for first in range(0, tables, 100):
         cluster.sql(
             ";".join(
-                f"CREATE TABLE bench.t{number} (id bigint PRIMARY KEY, payload text)"
+                f"CREATE TABLE {schema}.t{number} (id bigint PRIMARY KEY, payload text)"
                 for number in range(first, min(first + 100, tables))
             )
         )
@@ -109,22 +107,27 @@ def main() -> None:
         for pair in range(wanted.pairs):
             # Whoever comes second finds warmer servers: they take turns.
             for who in ("hand", "module") if pair % 2 == 0 else ("module", "hand"):
-                fresh_tables(cluster, wanted.tables)
+                schema = f"{who}{pair}"
+                fresh_tables(cluster, schema, wanted.tables)
                 if who == "hand":
-                    hand.append(by_hand(cluster, wanted.tables))
+                    hand.append(by_hand(cluster, schema, wanted.tables))
+                    print(f"by hand: {hand[-1]:.1f} s", flush=True)
                     continue
-                seconds, queries, _ = module(cluster, wanted.tables, check=True)
+                seconds, queries, _ = module(cluster, schema, wanted.tables, check=True)
                 checked.append(seconds)
-                print(f"check mode: {seconds:.1f} s, {queries} statements")
-                seconds, queries, result = module(cluster, wanted.tables)
+                print(f"check mode: {seconds:.1f} s, {queries} statements", flush=True)
+                seconds, queries, result = module(cluster, schema, wanted.tables)
                 ours.append(seconds)
-                print(f"by module: {seconds:.1f} s, {queries} statements, {result['transactions']} transactions")
+                print(
+                    f"by module: {seconds:.1f} s, {queries} statements, {result['transactions']} transactions",
+                    flush=True,
+                )
                 for _ in range(3):
-                    seconds, queries, result = module(cluster, wanted.tables)
+                    seconds, queries, result = module(cluster, schema, wanted.tables)
                     again.append(seconds)
                     if result["changed"]:
                         raise SystemExit("the second run changed something")
-                print(f"again: {again[-1]:.2f} s, {queries} statements")
+                print(f"again: {again[-1]:.2f} s, {queries} statements", flush=True)
     ratio = statistics.median(ours) / statistics.median(hand)
     print(f"\n{wanted.tables} tables x {wanted.shards} shards, {wanted.pairs} pair(s), load {os.getloadavg()[0]:.1f}")
     print(f"{'by hand (psql)':<24}{statistics.median(hand):>8.1f} s")
