@@ -92,7 +92,9 @@ def test_tables_shards_and_colocation(cluster: Cluster) -> None:
     tables = {table["table"]: table for table in result["tables"]}
     events = tables["events"]
     assert (events["name"], events["type"], events["column"]) == ("public.events", "distributed", "user_id")
-    assert (events["shard_count"], events["owner"], events["access_method"]) == (8, "postgres", "heap")
+    assert (events["shard_count"], events["owner"]) == (8, "postgres")
+    # The stand-in's distributed tables are partitioned ones, which have no access method of their own.
+    assert events["access_method"] == (None if cluster.is_standin else "heap")
     assert (tables["countries"]["type"], tables["countries"]["column"]) == ("reference", None)
     odd = tables[ODD_NAME]
     assert odd["column"] == "Upper Case"
@@ -211,6 +213,8 @@ def test_health_and_a_node_that_is_down(cluster: Cluster) -> None:
         pytest.skip(result["unavailable"]["health"])
     assert len(result["health"]) == 9
     assert all(pair["ok"] for pair in result["health"])
+    if cluster.is_standin:
+        pytest.skip("the stand-in does not heed citus.node_connection_timeout: a node that hangs holds it up")
     container = cluster.servers["worker2"].container
     container.pause()
     try:
