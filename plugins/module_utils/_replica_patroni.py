@@ -141,7 +141,8 @@ def _apply(
     else:
         member = cluster.member(name)
         if member is not None:
-            client.at(member.api_url).reinitialize()
+            # A broken member is always in the middle of an attempt to start: force ends that attempt.
+            client.at(member.api_url).reinitialize(force=True)
 
 
 def _wait(client: _patroni.Client, params: Mapping[str, Any], name: str, action: str | None) -> None:
