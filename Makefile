@@ -64,7 +64,7 @@ logs: venv ## Last log lines of a node: NODE=worker1-1
 	@$(if $(NODE),,$(error which node? make logs NODE=worker1-1))
 	@$(call playbook,logs) -e node=$(NODE)
 
-dump: venv ## pg_dump to a file here, of the coordinator or of one node: NODE=worker1-1
+dump: venv ## pg_dump to a file here, of the coordinator or of another group or node: NODE=worker1
 	@$(call playbook,dump) $(if $(NODE),-e node=$(NODE))
 
 rebalance: venv ## Spread the shards evenly over the worker groups

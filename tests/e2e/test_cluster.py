@@ -185,7 +185,7 @@ def test_logs_and_dump(demo: Cluster, tmp_path: Path) -> None:
         in demo.play("logs", "-e", f"node={PREFIX}worker1-1", "-e", "service_log_lines=20").succeeded().output
     )
     demo.play("dump", "-e", f"postgres_dump_path={tmp_path}/").succeeded()
-    demo.play("dump", "-e", f"node={PREFIX}worker2-1", "-e", f"postgres_dump_path={tmp_path}/").succeeded()
+    demo.play("dump", "-e", "node=worker2", "-e", f"postgres_dump_path={tmp_path}/").succeeded()
     dumps = sorted(tmp_path.iterdir())
     assert len(dumps) == 2
     assert all(dump.read_bytes()[:5] == b"PGDMP" for dump in dumps)

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: MIT
 """On which image the tests of this folder run.
 
-The contract tests (``test_citus_*``, ``standin/``) run on real Citus when its package is there, and on the stand-in.
-The others have nothing to do with Citus and run once. ``CITUS_HA_TEST_IMAGE`` names one image for all of them.
+The contract tests (``test_citus_*``) run on real Citus when its package is there, and then on the stand-in; those of
+the stand-in itself (``standin/``) the other way round. The second run is marked slow. Other tests run once.
+``CITUS_HA_TEST_IMAGE`` names one image for all of them.
 """
 
 from __future__ import annotations
@@ -20,11 +21,16 @@ GIVEN = os.environ.get("CITUS_HA_TEST_IMAGE")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a contract test once for each Citus there is."""
-    if "citus_source" in metafunc.fixturenames:
-        contract = "citus" in metafunc.module.__name__.rpartition(".")[2] or "standin" in metafunc.module.__name__
-        sources = ["given"] if GIVEN else citus_sources()
-        metafunc.parametrize("citus_source", sources if contract else sources[:1], indirect=True, scope="session")
+    """Run a contract test on each Citus there is; all but the one that it is about first are marked slow."""
+    if "citus_source" not in metafunc.fixturenames:
+        return
+    path = metafunc.definition.path
+    about_standin = path.parent.name == "standin"
+    sources = ["given"] if GIVEN else citus_sources()[:: -1 if about_standin else 1]
+    if not (about_standin or path.name.startswith("test_citus_")):
+        sources = sources[:1]
+    parameters = [sources[0], *(pytest.param(source, marks=pytest.mark.slow) for source in sources[1:])]
+    metafunc.parametrize("citus_source", parameters, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session", autouse=True)
