@@ -40,6 +40,15 @@ MEMORY_LIMITS = {
     "pooler": ("pgbouncer_memory", "haproxy_memory"),
 }
 
+# What the roles themselves set for later plays.
+FACTS = {
+    "cluster_topology",
+    "citus_node_image",
+    "citus_node_image_source",
+    "postgres_is_leader",
+    "service_machine_memory",
+}
+
 # PostgreSQL versions of each major version of Citus, https://docs.citusdata.com/en/stable/installation/; below 16
 # pg_ident.conf cannot say what the roles' certificates need.
 CITUS_POSTGRESQL = {"12": (16,), "13": (16, 17), "14": (16, 17, 18)}
@@ -450,7 +459,7 @@ def _check_passwords(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterabl
 
 def unknown_variables(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     """Variables with a role's prefix that no role knows: most often a typo."""
-    known = {option for options in inventory.specs.values() for option in options}
+    known = {option for options in inventory.specs.values() for option in options} | FACTS
     prefixes = tuple(f"{role}_" for role in inventory.specs)
     hosts: dict[str, list[str]] = defaultdict(list)
     for host in nodes:

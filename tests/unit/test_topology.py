@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import copy
 import ipaddress
+import re
 from typing import Any
 
 import pytest
-from ansible_collections.citus_ha.cluster.plugins.action.topology import role_specs
-from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import Inventory, build, container_ip, nearest
+from ansible_collections.citus_ha.cluster.plugins.action.topology import ROLES, role_specs
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import (
+    FACTS,
+    Inventory,
+    build,
+    container_ip,
+    nearest,
+)
 
 GROUPS: dict[str, list[str]] = {
     "etcd": ["etcd-1", "etcd-2", "etcd-3"],
@@ -206,3 +213,11 @@ def test_clients_come_by_published_ports_when_there_are_any() -> None:
 def test_nearest_is_silent_when_nothing_is_near() -> None:
     assert nearest("postgres_prt", ["postgres_port"]) == "postgres_port"
     assert nearest("postgres_something_else_entirely", ["postgres_port"]) is None
+
+
+def test_every_fact_that_the_roles_set_is_known() -> None:
+    known = set(FACTS)
+    for path in sorted(ROLES.glob("*/tasks/*.yml")):
+        for block in re.findall(r"ansible\.builtin\.set_fact:\n((?: {4,}.*\n)+)", path.read_text(encoding="utf-8")):
+            facts = {name for name in re.findall(r"^ {4}(\w+):", block, re.MULTILINE) if not name.startswith("__")}
+            assert facts <= known, f"{path}: {facts - known}"
