@@ -125,7 +125,8 @@ class Session:
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             if self._connection.closed:
                 raise ConnectionFailed(
-                    f"The connection to {self.where} broke during: {self._text(statement)}. The server said: {_said(error)}",
+                    f"The connection to {self.where} broke during: {self._text(statement)}."
+                    f" The server said: {_said(error)}",
                     "Run the task again: it looks at what is already done and does the rest.",
                 ) from error
             raise self._server_error(error, statement) from error

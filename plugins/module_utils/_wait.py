@@ -39,7 +39,9 @@ def wait_for(
             return seen
         if clock() >= deadline:
             raise TimedOut(
-                f"{what}: after {timeout:g} seconds this was still missing: {'; '.join(lacking)}.", remedy, missing=lacking
+                f"{what}: after {timeout:g} seconds this was still missing: {'; '.join(lacking)}.",
+                remedy,
+                missing=lacking,
             )
         sleep(min(interval, max(0.0, deadline - clock())))
         interval = min(interval * 2, 2.0)
