@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg2
@@ -123,9 +124,10 @@ def test_no_write_is_lost_when_every_container_restarts_in_turn(demo: Cluster) -
     writer.start()
     try:
         for container in sorted(demo.containers(), key=lambda c: c.name):
-            before = len(acknowledged)
             container.restart(timeout=30)
-            eventually(lambda before=before: len(acknowledged) > before + 3, timeout=120)
+            # Writes go on before the next one is restarted.
+            enough = len(acknowledged) + 3
+            eventually(partial(lambda enough: len(acknowledged) > enough, enough), timeout=120)
     finally:
         stop.set()
         writer.join()
