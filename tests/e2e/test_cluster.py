@@ -160,6 +160,7 @@ def test_a_broken_standby_is_built_anew(demo: Cluster) -> None:
     standby = "worker1-1" if demo.leader("worker1") == "worker1-2" else "worker1-2"
     demo.inside(standby, "sh", "-c", "rm -rf /var/lib/citus_ha/postgres/data/base")
     demo.docker.containers.get(PREFIX + standby).restart(timeout=10)
+    eventually(lambda: not healthy(demo))
     demo.play("reinit", "-e", f"node={PREFIX}{standby}").succeeded()
     eventually(lambda: healthy(demo), timeout=120)
 
