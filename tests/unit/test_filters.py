@@ -9,6 +9,7 @@ import base64
 import datetime
 import hashlib
 import hmac
+from typing import Any
 
 import pytest
 from ansible_collections.citus_ha.cluster.plugins.filter.certificates import certificate_is_good, subject_alt_names
@@ -142,10 +143,10 @@ def test_names_and_addresses_are_told_apart() -> None:
 
 
 def test_a_volume_tells_its_cluster() -> None:
-    volumes = [{"Name": "a", "Labels": {"io.citus_ha.cluster_id": "0af3"}}, {"Name": "b", "Labels": None}]
+    volumes: list[dict[str, Any]] = [{"Name": "a", "Labels": {"io.citus_ha.cluster_id": "0af3"}}, {"Name": "b", "Labels": None}]
     assert [volume_owner(volumes, name) for name in ("a", "b", "c")] == ["0af3", "unknown", ""]
 
 
 def test_tables_are_aligned() -> None:
-    rows = [{"name": "worker1-1", "lag": 0}, {"name": "w", "lag": None}]
+    rows: list[dict[str, Any]] = [{"name": "worker1-1", "lag": 0}, {"name": "w", "lag": None}]
     assert text_table(rows, ["name", "lag"]) == ["name       lag", "worker1-1  0", "w"]
