@@ -143,7 +143,8 @@ def test_names_and_addresses_are_told_apart() -> None:
 
 
 def test_a_volume_tells_its_cluster() -> None:
-    volumes: list[dict[str, Any]] = [{"Name": "a", "Labels": {"io.citus_ha.cluster_id": "0af3"}}, {"Name": "b", "Labels": None}]
+    labels = {"io.citus_ha.cluster_id": "0af3"}
+    volumes: list[dict[str, Any]] = [{"Name": "a", "Labels": labels}, {"Name": "b", "Labels": None}]
     assert [volume_owner(volumes, name) for name in ("a", "b", "c")] == ["0af3", "unknown", ""]
 
 
