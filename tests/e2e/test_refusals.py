@@ -74,4 +74,6 @@ def test_a_typo_in_the_inventory(nothing: Cluster) -> None:
     nothing.groups["coordinator"]["hosts"][f"{PREFIX}coordinator-1"] = {"postgres_max_conections": 100}
     nothing.save()
     output = refused(nothing)
+    nothing.groups["coordinator"]["hosts"][f"{PREFIX}coordinator-1"] = {}
+    nothing.save()  # destroy.yml wants an inventory in order, too
     assert "postgres_max_conections" in output and "did you mean postgres_max_connections?" in output
