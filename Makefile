@@ -85,7 +85,7 @@ destroy: venv ## Remove the cluster with its data and secrets; asks, unless CONF
 	@$(call playbook,destroy) -e confirm=yes
 
 ##@ Tests
-.PHONY: check lint unit integration test test-all molecule
+.PHONY: check lint unit sanity integration test test-all molecule
 check: lint unit ## Linters and unit tests: needs no Docker, takes two minutes
 
 lint: venv ## ruff, mypy, yamllint, ansible-lint (profile production), changelog fragments
@@ -94,6 +94,9 @@ lint: venv ## ruff, mypy, yamllint, ansible-lint (profile production), changelog
 unit: venv ## Unit tests
 	@$(BIN)/pytest tests/unit
 
+sanity: venv ## ansible-test sanity; the first run fetches its linters from the network
+	@scripts/sanity.sh
+
 integration: setup ## Modules and roles against real servers in containers
 	@$(BIN)/pytest $(wildcard tests/standin tests/integration)
 
@@ -101,9 +104,10 @@ test: setup lint ## Linters, then all tests but those marked slow, with a whole 
 	@echo "make test leaves out the tests marked slow and the molecule scenarios: make test-all and make molecule run them"
 	@$(BIN)/pytest -m "not slow" $(suites)
 
-test-all: setup lint ## Everything, the slow tests too
+test-all: setup lint ## Everything, the slow tests too, and last ansible-test sanity
 	@echo "make test-all leaves out the molecule scenarios: make molecule runs them"
 	@$(BIN)/pytest $(suites)
+	@scripts/sanity.sh
 
 molecule: setup ## The molecule scenarios: SCENARIO=default, or all
 	@MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test $(if $(SCENARIO),-s $(SCENARIO),--all)

@@ -11,7 +11,8 @@ class ModuleDocFragment:
 
     DOCUMENTATION = r"""
 requirements:
-  - psycopg2 >= 2.9 on the host where the module runs
+  - Python >= 3.9 on the host where the module runs
+  - psycopg2 >= 2.9 there
 options:
   login_host:
     description:

@@ -9,8 +9,15 @@ import datetime
 import ipaddress
 from collections.abc import Callable, Iterable
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from ansible.errors import AnsibleFilterError
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    HAS_CRYPTOGRAPHY = True
+except ImportError:
+    HAS_CRYPTOGRAPHY = False
 
 
 def subject_alt_names(names: Iterable[str]) -> list[str]:
@@ -26,6 +33,8 @@ def subject_alt_names(names: Iterable[str]) -> list[str]:
 
 def certificate_is_good(certificate: str, authority: str, names: Iterable[str], days: int) -> bool:
     """Whether a PEM certificate is signed by the authority, for exactly these names, and valid for ``days`` more."""
+    if not HAS_CRYPTOGRAPHY:
+        raise AnsibleFilterError("certificate_is_good needs the Python package cryptography on the controller.")
     node = x509.load_pem_x509_certificate(certificate.encode())
     issuer = x509.load_pem_x509_certificate(authority.encode())
     try:

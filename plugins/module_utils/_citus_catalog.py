@@ -585,12 +585,12 @@ def read_details(
     sized = list(oids["oids"])
     if want_connected:
         for row in session.query(_CONNECTED, oids):
-            names = zip(row["schemas"], row["tables"], strict=True)
+            names = zip(row["schemas"], row["tables"])
             connected[row["root"]] = tuple(str(Name(schema, table)) for schema, table in names)
-            named = zip(connected[row["root"]], row["plain"], strict=True)
+            named = zip(connected[row["root"]], row["plain"])
             connected_plain[row["root"]] = tuple(name for name, plain in named if plain)
             sized += row["oids"]
-            by_oid.update(zip(row["oids"], connected[row["root"]], strict=True))
+            by_oid.update(zip(row["oids"], connected[row["root"]]))
     extras = {}
     for row in session.query(
         _EXTRAS.replace("{size}", _SIZE["citus_total_relation_size" in server.has]), {"oids": sized}

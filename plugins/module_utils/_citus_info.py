@@ -13,7 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes import Node
@@ -354,7 +354,7 @@ def rebalance_as_dict(job: Job | None, moves: list[Row]) -> Row:
 
 def iso(moment: datetime | None) -> str | None:
     """A point in time as text in UTC, or None."""
-    return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else None
+    return moment.astimezone(timezone.utc).isoformat(timespec="seconds") if moment else None
 
 
 def find_deadlocks(waits: Iterable[Mapping[str, Any]]) -> list[list[int]]:

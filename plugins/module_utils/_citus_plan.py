@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog import (
@@ -158,7 +157,7 @@ def _ordered(entries: Sequence[Desired], state: State) -> _Order:
             circle = _circle(needs, [oid for oid in waiting if oid not in done])
             cut = next((pair for pair in circle if pair in keys and not _colocated_by(pair, by_oid, state)), None)
             if cut is None:
-                listed = ", ".join(names[source] for source, _ in circle)
+                listed = ", ".join(names[source] for source, _target in circle)
                 problem = f"colocate_with leads in a circle: {listed}."
                 return _Order([], [], [Finding(names[circle[0][0]], problem, "Leave one of them out.")])
             lifted += keys.pop(cut)
@@ -177,7 +176,7 @@ def _circle(needs: Mapping[int, set[int]], waiting: Sequence[int]) -> list[tuple
         following = min(oid for oid in needs[path[-1]] if oid in waiting)
         if following in path:
             path = [*path[path.index(following) :], following]
-            return list(pairwise(path))
+            return list(zip(path, path[1:]))
         path.append(following)
 
 

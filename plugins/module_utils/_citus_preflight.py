@@ -293,7 +293,7 @@ def foreign_key_problem(key: ForeignKey, final: Final) -> Finding | None:
     if target != "distributed":
         return None
     own, other = final.column(key.source), final.column(key.target)
-    pairs = dict(zip(key.source_columns, key.target_columns, strict=True))
+    pairs = dict(zip(key.source_columns, key.target_columns))
     if key.source.oid != key.target.oid and final.group(key.source) != final.group(key.target):
         mine, theirs = final.column_type(key.source), final.column_type(key.target)
         why = ""

@@ -114,7 +114,7 @@ class Session:
         self._connection.close()
 
     def _text(self, statement: Any) -> str:
-        return statement if isinstance(statement, str) else statement.as_string(self._connection)
+        return str(statement.as_string(self._connection) if isinstance(statement, pgsql.Composable) else statement)
 
     def _run(self, statement: Any, values: Any, fetch: bool) -> list[dict[str, Any]]:
         self.round_trips += 1

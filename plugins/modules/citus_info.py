@@ -66,7 +66,7 @@ extends_documentation_fragment:
 seealso:
   - module: citus_ha.cluster.citus_node
   - module: citus_ha.cluster.citus_rebalance
-author: citus_ha contributors
+author: citus_ha contributors (@citus-ha)
 """
 
 EXAMPLES = r"""
@@ -193,7 +193,7 @@ shards:
     table: {description: Name of the table., type: str, sample: public.events}
     type: {description: As in RV(tables)., type: str, sample: distributed}
     colocation_id: {description: Colocation group of the table., type: int, sample: 1}
-    min_value: {description: Smallest hash value in it, or null., type: str, sample: "-2147483648"}
+    min_value: {description: Smallest hash value in it; null without hashes., type: str, sample: "-2147483648"}
     max_value: {description: Largest hash value in it., type: str, sample: "-2013265921"}
     bytes: {description: Size of one copy; null when its node did not answer., type: int, sample: 73728}
     placements: {description: Primaries that have it., type: list, elements: str, sample: ["worker1-1:5432"]}
@@ -230,7 +230,7 @@ rebalance:
         bytes_copied: {description: Size of its new copy so far., type: int, sample: 40960}
         source: {description: From., type: str, sample: "worker1-1:5432"}
         target: {description: To., type: str, sample: "worker2-1:5432"}
-        state: {description: V(waiting)\, V(moving) or V(done)., type: str, sample: moving}
+        state: {description: "V(waiting), V(moving) or V(done).", type: str, sample: moving}
         phase: {description: Citus' word for the step., type: str, sample: Copying Data}
 locks:
   description: Sessions that wait for locks anywhere in the cluster.

@@ -136,7 +136,7 @@ attributes:
 seealso:
   - module: citus_ha.cluster.citus_info
   - module: citus_ha.cluster.citus_rebalance
-author: citus_ha contributors
+author: citus_ha contributors (@citus-ha)
 """
 
 EXAMPLES = r"""

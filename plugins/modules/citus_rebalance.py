@@ -99,7 +99,7 @@ attributes:
 seealso:
   - module: citus_ha.cluster.citus_node
   - module: citus_ha.cluster.citus_info
-author: citus_ha contributors
+author: citus_ha contributors (@citus-ha)
 """
 
 EXAMPLES = r"""

@@ -420,7 +420,8 @@ def _check_parameters(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterab
                 libraries,
                 "auto_explain crashes Citus when it is preloaded: take it out, and LOAD it where it is needed.",
             )
-    citus = str(inventory.get(next(iter(nodes)), "citus_version")) if nodes else ""
+    first = next(iter(nodes), None)
+    citus = str(inventory.get(first, "citus_version")) if first else ""
     supported = CITUS_POSTGRESQL.get(citus.partition(".")[0])
     if supported is None:
         yield Finding(

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 citus_ha contributors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
 # SPDX-License-Identifier: MIT
 """How long citus_info takes on many tables, beside Citus' own views asked in one session.
 
-    CITUS_HA_TEST_IMAGE=... tests/bench/bench_info.py [--tables 1000] [--shards 32] [--rounds 3]
+    CITUS_HA_TEST_IMAGE=... python tests/bench/bench_info.py [--tables 1000] [--shards 32] [--rounds 3]
 
 Starts a coordinator and two workers in containers, distributes the tables (which takes minutes), and prints
 seconds and the number of queries. The aim is 3 seconds for 1,000 tables of 32 shards.
@@ -54,7 +53,7 @@ def distribute(cluster: Cluster, tables: int, shards: int) -> None:
 def best_of(rounds: int, work: Callable[[], Any]) -> float:
     """Seconds of the quickest of some rounds."""
     seconds = []
-    for _ in range(rounds):
+    for _round in range(rounds):
         began = time.monotonic()
         work()
         seconds.append(time.monotonic() - began)

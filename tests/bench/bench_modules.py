@@ -113,7 +113,7 @@ def main() -> None:
                     hand.append(by_hand(cluster, schema, wanted.tables))
                     print(f"by hand: {hand[-1]:.1f} s", flush=True)
                     continue
-                seconds, queries, _ = module(cluster, schema, wanted.tables, check=True)
+                seconds, queries, _result = module(cluster, schema, wanted.tables, check=True)
                 checked.append(seconds)
                 print(f"check mode: {seconds:.1f} s, {queries} statements", flush=True)
                 seconds, queries, result = module(cluster, schema, wanted.tables)
@@ -122,7 +122,7 @@ def main() -> None:
                     f"by module: {seconds:.1f} s, {queries} statements, {result['transactions']} transactions",
                     flush=True,
                 )
-                for _ in range(3):
+                for _run in range(3):
                     seconds, queries, result = module(cluster, schema, wanted.tables)
                     again.append(seconds)
                     if result["changed"]:

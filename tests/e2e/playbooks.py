@@ -27,7 +27,7 @@ class Run:
     @property
     def changed(self) -> dict[str, int]:
         """Hosts with changed tasks, and how many."""
-        return {host: int(changed) for host, _, changed, _, _ in RECAP.findall(self.output) if int(changed)}
+        return {host: int(changed) for host, _ok, changed, *_other in RECAP.findall(self.output) if int(changed)}
 
     @property
     def tail(self) -> str:

@@ -72,8 +72,8 @@ def test_rows_are_spread_over_both_worker_groups(demo: Cluster) -> None:
         " JOIN pg_dist_node n USING (groupid) JOIN pg_dist_shard s USING (shardid)"
         " WHERE s.logicalrelid = 'events'::regclass AND n.noderole = 'primary' GROUP BY 1 ORDER BY 1"
     )
-    assert [group for group, _ in rows] == [1, 2]
-    assert {count for _, count in rows} == {16}
+    assert [group for group, _count in rows] == [1, 2]
+    assert {count for _group, count in rows} == {16}
 
 
 def test_status_shows_nodes_shards_and_replication(demo: Cluster) -> None:

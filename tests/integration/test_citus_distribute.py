@@ -239,7 +239,7 @@ def test_undistribute(cluster: Cluster) -> None:
     cluster.sql("INSERT INTO s.t SELECT i, 'x' FROM generate_series(1, 1000) i")
     cluster.ok(MODULE, name="s.t", column="id")
     force = cluster.is_standin  # it does not tell how much disk is free
-    predicted, _ = cluster.four_times(MODULE, name="s.t", state="undistributed", force=force)
+    predicted, _applied = cluster.four_times(MODULE, name="s.t", state="undistributed", force=force)
     assert predicted["plan"][0]["rows"] == 1000
     assert predicted["plan"][0]["bytes"] > 0
     assert "1000 rows" in predicted["diff"]["after"]
@@ -286,7 +286,7 @@ def test_changing_the_shard_count_of_a_group(cluster: Cluster) -> None:
     message = cluster.refused(MODULE, name="s.b", column="id", shard_count=4, allow_redistribute=True)
     assert "drop the foreign keys" in message
     assert "ADD CONSTRAINT b_id_fkey FOREIGN KEY (id) REFERENCES s.a(id);" in message
-    predicted, _ = cluster.four_times(
+    predicted, _applied = cluster.four_times(
         MODULE,
         tables=[{"name": "s.b"}, {"name": "s.a"}],
         column="id",
@@ -348,7 +348,7 @@ def test_concurrently(cluster: Cluster) -> None:
     real_only(cluster, "create_distributed_table_concurrently")
     cluster.sql("CREATE TABLE s.t (id bigint PRIMARY KEY)")
     cluster.sql("INSERT INTO s.t SELECT generate_series(1, 1000)")
-    _, applied = cluster.four_times(MODULE, name="s.t", column="id", concurrently=True)
+    _predicted, applied = cluster.four_times(MODULE, name="s.t", column="id", concurrently=True)
     assert "create_distributed_table_concurrently" in applied["queries"][0]
     assert kinds(cluster) == {"s.t": ("distributed", "id", 8)}
     assert cluster.sql("SELECT count(*) FROM s.t") == [(1000,)]
@@ -367,9 +367,11 @@ def test_interrupted_concurrently_is_resumed(cluster: Cluster) -> None:
     real_only(cluster, "create_distributed_table_concurrently")
     cluster.sql("CREATE TABLE s.a (id int PRIMARY KEY); CREATE TABLE s.b (id int PRIMARY KEY)")
     cluster.sql("SELECT citus_add_local_table_to_metadata('s.a')")
-    _, applied = cluster.four_times(MODULE, tables=[{"name": "s.a"}, {"name": "s.b"}], column="id", concurrently=True)
+    _predicted, applied = cluster.four_times(
+        MODULE, tables=[{"name": "s.a"}, {"name": "s.b"}], column="id", concurrently=True
+    )
     assert applied["transactions"] == 2
-    assert {state for state, _, _ in kinds(cluster).values()} == {"distributed"}
+    assert {state for state, _column, _shards in kinds(cluster).values()} == {"distributed"}
 
 
 # ---- lists, foreign keys, order ---------------------------------------------------------------------
@@ -416,7 +418,7 @@ def test_list_is_ordered_by_its_foreign_keys(cluster: Cluster) -> None:
     assert applied["transactions"] == 1
     assert len(set(groups(cluster, "s.customers", "s.orders", "s.items"))) == 1
     assert foreign_keys(cluster) == before
-    _, back = cluster.four_times(
+    _predicted, back = cluster.four_times(
         MODULE, tables=[{"name": entry["name"]} for entry in SHOP], state="undistributed", force=cluster.is_standin
     )
     assert kinds(cluster) == {}
@@ -438,7 +440,7 @@ def test_circle_of_foreign_keys(cluster: Cluster) -> None:
     real_only(cluster, "foreign keys added between distributed tables")
     cluster.sql("CREATE TABLE s.a (id int PRIMARY KEY); CREATE TABLE s.b (id int PRIMARY KEY REFERENCES s.a)")
     cluster.sql("ALTER TABLE s.a ADD CONSTRAINT back FOREIGN KEY (id) REFERENCES s.b NOT VALID")
-    predicted, _ = cluster.four_times(MODULE, tables=[{"name": "s.a"}, {"name": "s.b"}], column="id")
+    predicted, _applied = cluster.four_times(MODULE, tables=[{"name": "s.a"}, {"name": "s.b"}], column="id")
     assert [row["action"] for row in predicted["plan"]] == ["unlink", "create", "create", "link"]
     assert foreign_keys(cluster) == [
         "FOREIGN KEY (id) REFERENCES s.a(id)",
@@ -470,7 +472,7 @@ def test_undistributing_one_of_several_connected_tables(cluster: Cluster) -> Non
     message = cluster.refused(MODULE, name="s.orders", state="undistributed")
     assert "cascade: true" in message
     assert "s.customers" in message
-    predicted, _ = cluster.four_times(MODULE, name="s.orders", state="undistributed", cascade=True)
+    predicted, _applied = cluster.four_times(MODULE, name="s.orders", state="undistributed", cascade=True)
     assert predicted["plan"][0]["also_changes"] == ["s.countries", "s.customers", "s.items"]
     assert kinds(cluster) == {}
 
@@ -980,7 +982,7 @@ def test_two_real_runs_at_once(cluster: Cluster) -> None:
         "    citus_distribute.main()\n"
     )
     arguments = [sys.executable, "-c", command, str(COLLECTIONS), cluster.coordinator.address]
-    runs = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    runs = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _run in range(2)]
     results = [json.loads(run.communicate(timeout=120)[0]) for run in runs]
     assert sorted(result["changed"] for result in results) == [False, True], results
 
@@ -1016,7 +1018,7 @@ def test_connection_cut_in_the_middle(cluster: Cluster, monkeypatch: pytest.Monk
 
 def test_skew_and_nulls_are_seen(cluster: Cluster) -> None:
     cluster.sql("CREATE TABLE s.t (id int, k int); INSERT INTO s.t SELECT i, i % 3 FROM generate_series(1, 1000) i")
-    for _ in range(2):  # without statistics, and with them
+    for _look in range(2):  # without statistics, and with them
         result = cluster.ok(MODULE, name="s.t", column="k", check=True)
         assert "different values for 8 shards" in str(result["warnings"]), result
         cluster.sql("ANALYZE s.t")

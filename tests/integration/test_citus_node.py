@@ -38,7 +38,8 @@ def fresh(request: pytest.FixtureRequest) -> None:
             "SELECT citus_set_node_property(nodename, nodeport, 'shouldhaveshards', groupid > 0) FROM pg_dist_node"
         )
         return
-    for _, _, name, port, _, _ in sorted(cluster.nodes(), key=lambda row: (row[1] == "primary", row[0] == 0)):
+    coordinator_last = sorted(cluster.nodes(), key=lambda row: (row[1] == "primary", row[0] == 0))
+    for name, port in [row[2:4] for row in coordinator_last]:
         cluster.sql("SELECT citus_remove_node(%s, %s)", [name, port])
     cluster.sql("SELECT citus_set_coordinator_host('coordinator', 5432)")
     cluster.sql("SELECT citus_add_node('worker1', 5432, 1)")
@@ -151,7 +152,9 @@ def test_absent_refuses_shards_and_drains_when_asked(cluster: Cluster) -> None:
     assert "still has 4 shards" in message
     assert "drain: true" in message
     assert shards_of(cluster, "worker2") == 4
-    _, applied = cluster.four_times("citus_node", nodes=[node("worker2")], state="absent", drain=True, wait_timeout=120)
+    _predicted, applied = cluster.four_times(
+        "citus_node", nodes=[node("worker2")], state="absent", drain=True, wait_timeout=120
+    )
     assert [step["action"] for step in applied["actions"]] == ["set_should_have_shards", "drain", "remove"]
     assert applied["actions"][1]["bytes"] > 0
     assert cluster.sql("SELECT count(*) FROM events") == [(1000,)]
@@ -354,7 +357,7 @@ def test_a_connection_that_is_cut(cluster: Cluster) -> None:
     blocker.cursor().execute("LOCK TABLE pg_dist_node IN EXCLUSIVE MODE")
 
     def cut() -> None:
-        for _ in range(100):
+        for _try in range(100):
             time.sleep(0.1)
             if cluster.sql(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

@@ -34,7 +34,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(autouse=True)
 def unbalanced(cluster: Cluster) -> None:
     """Every test starts with worker3 empty and allowed to have shards, and with no job at work."""
-    for _ in range(100):
+    for _try in range(100):
         if not cluster.sql(
             "SELECT 1 FROM citus_rebalance_status() WHERE state IN ('scheduled', 'running', 'cancelling')"
         ):
@@ -184,7 +184,7 @@ def test_parallelism_is_put_back_after_an_interruption(cluster: Cluster) -> None
     cluster.sql("SELECT pg_reload_conf()")
     try:
         cluster.ok("citus_rebalance", state="started", strategy="by_shard_count", parallelism=4)
-        for _ in range(300):
+        for _try in range(300):
             if not cluster.sql("SELECT 1 FROM citus_rebalance_status() WHERE state IN ('scheduled', 'running')"):
                 break
             time.sleep(0.2)

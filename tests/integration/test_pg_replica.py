@@ -253,7 +253,7 @@ def test_rebuilds_only_when_allowed(hosts: dict[str, Host]) -> None:
     two.follow("one")
     two.stop()
     one.query("SELECT pg_drop_replication_slot('two')")
-    for _ in range(3):
+    for _segment in range(3):
         one.query("CREATE TABLE IF NOT EXISTS more (n int); INSERT INTO more SELECT generate_series(1, 1000)")
         one.query("SELECT pg_switch_wal()")
     one.query("CHECKPOINT")

@@ -133,7 +133,7 @@ def test_a_certificate_is_renewed_when_it_has_to_be(days: int, names: list[str],
 
 
 def test_a_certificate_of_another_authority_is_not_good() -> None:
-    (_, ca), (other_key, other) = authority("ca"), authority("ca")
+    (_key, ca), (other_key, other) = authority("ca"), authority("ca")
     node = certificate(x509.Name([]), other.subject, ec.generate_private_key(ec.SECP256R1()), other_key, 60, ["node"])
     assert certificate_is_good(pem(node), pem(ca), ["DNS:node"], 30) is False
 

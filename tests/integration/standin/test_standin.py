@@ -168,7 +168,7 @@ def test_refusals_of_nodes(cluster: Cluster, statement: str, sqlstate: str, mess
 
 
 def test_unreachable_node(cluster: Cluster) -> None:
-    sqlstate, message, _ = refused(cluster, "SELECT citus_add_node('nowhere', 5432, 7)")
+    sqlstate, message, _detail = refused(cluster, "SELECT citus_add_node('nowhere', 5432, 7)")
     assert message.startswith("connection to the remote node postgres@nowhere:5432 failed with the following error: ")
     assert sqlstate == "08006"
     assert cluster.sql("SELECT citus_check_connection_to_node('nowhere', 5432)") == [(False,)]
@@ -323,7 +323,7 @@ def test_no_node_for_shards(cluster: Cluster) -> None:
     for name in ("worker1", "worker2"):
         cluster.sql("SELECT citus_set_node_property(%s, 5432, 'shouldhaveshards', false)", [name])
     cluster.sql("CREATE TABLE s.t (a int)")
-    sqlstate, message, _ = refused(cluster, "SELECT create_distributed_table('s.t', 'a')")
+    sqlstate, message, _detail = refused(cluster, "SELECT create_distributed_table('s.t', 'a')")
     assert (sqlstate, message) == ("22023", "replication_factor (1) exceeds number of worker nodes (0)")
 
 
@@ -571,7 +571,7 @@ def test_a_table_without_a_key_is_not_moved_by_replication(cluster: Cluster) -> 
     cluster.sql("CREATE TABLE s.t (a int)")
     cluster.sql("SELECT create_distributed_table('s.t', 'a', shard_count => 4)")
     cluster.sql("SELECT citus_set_node_property('worker2', 5432, 'shouldhaveshards', false)")
-    sqlstate, message, _ = refused(cluster, "SELECT rebalance_table_shards()")
+    sqlstate, message, _detail = refused(cluster, "SELECT rebalance_table_shards()")
     assert sqlstate == "0A000"
     assert message.startswith("cannot use logical replication to transfer shards of the relation t since")
     cluster.sql("SELECT rebalance_table_shards(shard_transfer_mode => 'block_writes')")

@@ -100,7 +100,7 @@ def hosts() -> Iterator[dict[str, Server]]:
                 ["sh", "-c", "exec patroni /tmp/patroni.yml >>/tmp/patroni.log 2>&1"], user="postgres", detach=True
             )
         wait_until(
-            lambda: [role for _, role, _ in registry(started)] == ["primary", "primary", "secondary"],
+            lambda: [role for _name, role, _port in registry(started)] == ["primary", "primary", "secondary"],
             "registration",
             started,
         )
