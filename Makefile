@@ -38,7 +38,8 @@ demo: setup ## Bring up the default Docker inventory, run the example, print whe
 	@$(call playbook,connection_info)
 
 ##@ Cluster (INVENTORY=...)
-.PHONY: site image example status verify psql dsn logs dump rebalance reinit down up destroy
+.PHONY: site image example status verify psql dsn logs dump rebalance reinit switchover restart pause resume failover
+.PHONY: down up destroy
 site: venv ## Make the cluster what the inventory says; may be run again at any time
 	@$(call playbook,site)
 
@@ -73,6 +74,24 @@ rebalance: venv ## Spread the shards evenly over the worker groups
 reinit: venv ## Build a broken standby anew from its primary: NODE=worker1-2
 	@$(if $(NODE),,$(error which standby? make reinit NODE=worker1-2))
 	@$(call playbook,reinit) -e node=$(NODE)
+
+switchover: venv ## Let another member lead a group, without an error for clients: GROUP=worker1 [CANDIDATE=worker1-2]
+	@$(if $(GROUP),,$(error which group? make switchover GROUP=worker1))
+	@$(call playbook,switchover) -e group=$(GROUP) $(if $(CANDIDATE),-e candidate=$(CANDIDATE))
+
+restart: venv ## Restart PostgreSQL in every group, or in GROUP=worker1, without an error for clients
+	@$(call playbook,restart) $(if $(GROUP),-e group=$(GROUP))
+
+pause: venv ## Switch automatic failover off for maintenance, everywhere or in GROUP=worker1
+	@$(call playbook,pause) $(if $(GROUP),-e group=$(GROUP))
+
+resume: venv ## Switch automatic failover on again
+	@$(call playbook,resume) $(if $(GROUP),-e group=$(GROUP))
+
+failover: venv ## Make a standby lead although writes may be lost: NODE=worker1-2; asks, unless CONFIRM=yes
+	@$(if $(NODE),,$(error which standby is to lead? make failover NODE=worker1-2))
+	@scripts/confirm.sh "$(CONFIRM)" "make $(NODE) the leader of its group, and lose what it has not received"
+	@$(call playbook,failover) -e node=$(NODE) -e confirm=yes
 
 down: venv ## Stop the nodes; the data stays
 	@$(call playbook,stop)

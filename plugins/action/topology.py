@@ -28,6 +28,12 @@ def role_specs() -> dict[str, dict[str, Any]]:
     return specs
 
 
+def profiles() -> dict[str, dict[str, Any]]:
+    """The variables that each ``ha_profile`` sets: ``{profile: {variable: value}}``."""
+    document = yaml.safe_load((ROLES / "ha/vars/main.yml").read_text(encoding="utf-8"))
+    return dict(document["ha_profiles"])
+
+
 class ActionModule(ActionBase):
     """Describe the cluster and refuse an inventory that contradicts itself."""
 
@@ -37,7 +43,7 @@ class ActionModule(ActionBase):
         """Return the topology; fail with all findings at once."""
         result = super().run(tmp, task_vars)
         task_vars = task_vars or {}
-        topology, findings = build(Inventory(task_vars["groups"], task_vars["hostvars"], role_specs()))
+        topology, findings = build(Inventory(task_vars["groups"], task_vars["hostvars"], role_specs(), profiles()))
         if findings:
             lines = "\n".join(f"  - {finding}" for finding in findings)
             raise AnsibleActionFail(f"The inventory cannot become a cluster. Nothing was changed.\n{lines}")

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ansible_collections.citus_ha.cluster.plugins.module_utils._connection import Session
-from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import TimedOut
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import ConnectionFailed, TimedOut
 from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
 
 #: First half of every key of this collection ("citu" as a number); the second half says which kind of work.
@@ -72,7 +72,7 @@ def exclusive(
     try:
         yield
     finally:
-        if not session.closed:
+        with suppress(ConnectionFailed):  # the lock has ended with the session
             session.value("SELECT pg_advisory_unlock(%(class)s, %(work)s)", values)
 
 

@@ -68,6 +68,7 @@ class Member:
     """Bytes behind the leader; None when unknown or the leader itself."""
     pending_restart: bool = False
     pending_restart_reason: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tags: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_leader(self) -> bool:
@@ -96,6 +97,7 @@ class Cluster:
     members: tuple[Member, ...]
     scope: str = ""
     paused: bool = False
+    scheduled_switchover: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def leaders(self) -> tuple[Member, ...]:
@@ -134,9 +136,15 @@ def parse_cluster(answer: Mapping[str, Any]) -> Cluster:
                 lag=lag if isinstance(lag, int) else None,
                 pending_restart=bool(item.get("pending_restart", False)),
                 pending_restart_reason=item.get("pending_restart_reason") or {},
+                tags=item.get("tags") or {},
             )
         )
-    return Cluster(members=tuple(members), scope=str(answer.get("scope", "")), paused=bool(answer.get("pause", False)))
+    return Cluster(
+        members=tuple(members),
+        scope=str(answer.get("scope", "")),
+        paused=bool(answer.get("pause", False)),
+        scheduled_switchover=answer.get("scheduled_switchover") or {},
+    )
 
 
 def missing(cluster: Cluster, expected: Iterable[str] | None, max_lag: int, wait_sync: bool = False) -> list[str]:

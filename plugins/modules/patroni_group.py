@@ -62,6 +62,14 @@ options:
         first.
     type: bool
     default: false
+  restart:
+    description:
+      - Members to restart whether they need it or not, in this order, each waited for until it is back in its place.
+        With O(restart_pending) they come first.
+      - Every run restarts them.
+    type: list
+    elements: str
+    default: []
   restart_timeout:
     description:
       - Seconds a restarted server may take to start before Patroni hands its leadership over. Replaces
@@ -91,6 +99,10 @@ EXAMPLES = r"""
           log_min_duration_statement: null  # back to the default
     members: [worker1-1, worker1-2]
     restart_pending: true
+
+- name: Restart a standby
+  citus_ha.cluster.patroni_group:
+    restart: [worker1-2]
 
 - name: No automatic failover during the maintenance of the registry
   citus_ha.cluster.patroni_group:
@@ -159,6 +171,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     CitusHaError,
     ConnectionFailed,
+    InvalidInput,
     ServerError,
 )
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
@@ -196,10 +209,16 @@ def wanted_config(params: dict[str, Any]) -> dict[str, Any]:
 
 def plan(params: dict[str, Any], state: State) -> Plan:
     """What turns ``state`` into what the options ask for. Pure."""
-    restarts = _patroni.restart_order(state.cluster) if params["restart_pending"] else []
+    unknown = [name for name in params["restart"] if state.cluster.member(name) is None]
+    if unknown:
+        raise InvalidInput(
+            f"The group {state.cluster.scope} has no member {', '.join(unknown)}. Nothing was changed.",
+            f"Its members are {', '.join(member.name for member in state.cluster.members)}.",
+        )
+    pending = _patroni.restart_order(state.cluster) if params["restart_pending"] else []
     return Plan(
         patch=_patroni.config_patch(state.config, wanted_config(params)),
-        restarts=tuple(member.name for member in restarts),
+        restarts=tuple(dict.fromkeys([*params["restart"], *(member.name for member in pending)])),
     )
 
 
@@ -251,7 +270,7 @@ class Group:
         if "postgresql" in patch:
             self._wait_for_parameters(apis, _patroni.changed_parameters(patch), pending_before)
 
-    def restart(self, name: str) -> None:
+    def restart(self, name: str, only_pending: bool = True) -> None:
         """Restart one member and wait until it is back in its place."""
         cluster = self._client.cluster()
         member = cluster.member(name)
@@ -260,7 +279,7 @@ class Group:
         timeout = self._params["restart_timeout"]
         api = self._client.at(member.api_url)
         try:
-            api.restart(timeout)
+            api.restart(timeout, only_pending)
         except ServerError as error:
             # 503 also says "still starting", and "no longer needed" when somebody else was quicker.
             if error.details.get("status") != 503:
@@ -364,8 +383,12 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             group.merge(todo.patch)
         after = group.wait_until_well() if params["wait"] else group.observe()
         restarted = []
+        for name in params["restart"]:
+            group.restart(name, only_pending=False)
+            restarted.append(name)
+            after = group.observe()
         if params["restart_pending"]:
-            after, restarted = restart_all(group, after)
+            after, restarted = restart_all(group, after, restarted)
     leader = after.cluster.leader
     result: dict[str, Any] = {
         "changed": bool(todo.patch or restarted),
@@ -389,12 +412,12 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return result
 
 
-def restart_all(group: Group, state: State) -> tuple[State, list[str]]:
+def restart_all(group: Group, state: State, restarted: list[str]) -> tuple[State, list[str]]:
     """Restart whoever needs it, looking again after each, for a restart of the leader may make others need one.
 
-    No member is restarted a second time: it would be for nothing.
+    No member is restarted a second time: it would be for nothing. ``restarted`` are those that were already.
     """
-    restarted: list[str] = []
+    restarted = list(restarted)
     while True:
         todo = [member.name for member in _patroni.restart_order(state.cluster) if member.name not in restarted]
         if not todo:
@@ -417,6 +440,7 @@ def main() -> None:
             "wait_sync": {"type": "bool", "default": False},
             "max_lag": {"type": "int", "default": 16777216},
             "restart_pending": {"type": "bool", "default": False},
+            "restart": {"type": "list", "elements": "str", "default": []},
             "restart_timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,

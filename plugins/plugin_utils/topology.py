@@ -113,20 +113,26 @@ class Inventory:
         groups: Mapping[str, list[str]],
         hostvars: Mapping[str, Mapping[str, Any]],
         specs: Mapping[str, Mapping[str, Any]],
+        profiles: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self.groups = groups
         self.hostvars = hostvars
         self.specs = specs
+        self.profiles = profiles
 
     def hosts(self, group: str) -> list[str]:
         """Hosts of a group in the inventory's order; empty when there is no such group."""
         return list(self.groups.get(group, []))
 
     def get(self, host: str, variable: str) -> Any:
-        """The host's value, or the default of the role that owns the variable."""
+        """The host's value, what its profile says, or the default of the role that owns the variable."""
         variables = self.hostvars[host]
         if variable in variables:
             return variables[variable]
+        if variable != "ha_profile":
+            profile = self.profiles.get(self.get(host, "ha_profile"), {})
+            if variable in profile:
+                return profile[variable]
         for options in self.specs.values():
             if variable in options:
                 return options[variable].get("default")
@@ -176,6 +182,7 @@ def build(inventory: Inventory) -> tuple[dict[str, Any], list[Finding]]:
     findings += _check_ports(inventory, nodes)
     findings += _check_addresses(inventory, nodes)
     findings += _check_parameters(inventory, nodes)
+    findings += _check_patroni(inventory, nodes)
     findings += _check_passwords(inventory, nodes)
     findings += unknown_variables(inventory, nodes)
     workers = sorted(
@@ -440,6 +447,35 @@ def _check_parameters(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterab
             f"Citus {citus} runs on PostgreSQL {', '.join(map(str, supported))} here: choose one of them, "
             "or another citus_version.",
         )
+
+
+# What Patroni raises by itself, with no more than a line in its log: the least of each, in seconds.
+# https://patroni.readthedocs.io/en/latest/dynamic_configuration.html
+PATRONI_LEAST = {"postgres_ttl": 20, "postgres_loop_wait": 1, "postgres_retry_timeout": 3}
+
+
+def _check_patroni(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    reported = set()
+    for node in nodes.values():
+        if node.manager != "patroni":
+            continue
+        values = {name: int(inventory.get(node.name, name)) for name in PATRONI_LEAST}
+        if (node.group, *values.values()) in reported:
+            continue
+        reported.add((node.group, *values.values()))
+        for name, least in PATRONI_LEAST.items():
+            if values[name] < least:
+                yield Finding(node.name, name, values[name], f"Patroni takes no less than {least} seconds.")
+        ttl, loop_wait, retry_timeout = values.values()
+        if loop_wait + 2 * retry_timeout > ttl:
+            yield Finding(
+                node.name,
+                "postgres_ttl",
+                ttl,
+                "a leader must be able to try twice before its lease ends: postgres_loop_wait + 2 * "
+                f"postgres_retry_timeout is {loop_wait} + 2 * {retry_timeout} = {loop_wait + 2 * retry_timeout}. Raise "
+                "postgres_ttl, or lower the others.",
+            )
 
 
 def _check_passwords(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:

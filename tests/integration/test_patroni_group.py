@@ -136,6 +136,19 @@ def test_leader_restart_is_no_failover_with_primary_start_timeout_0(group: Patro
     assert group.leader() == leader
 
 
+def test_a_restart_that_nothing_needs_and_in_the_order_that_is_asked(group: PatroniGroup) -> None:
+    started = {name: group.servers[name].query("SELECT pg_postmaster_start_time()")[0][0] for name in MEMBERS}
+    leader = group.leader()
+    order = [*(name for name in MEMBERS if name != leader), leader]
+    predicted = call(group, check=True, restart=order)
+    applied = call(group, restart=order, members=MEMBERS, wait_sync=True)
+    assert predicted["restarted"] == applied["restarted"] == order
+    assert group.leader() == leader
+    for name in MEMBERS:
+        assert group.servers[name].query("SELECT pg_postmaster_start_time()")[0][0] > started[name]
+    assert "no member three" in call(group, restart=["three"])["msg"]
+
+
 def test_pause_and_resume(group: PatroniGroup) -> None:
     _predicted, applied = four_times(group, paused=True)
     assert applied["paused"] is True

@@ -244,11 +244,13 @@ def test_a_whole_ha_cycle_has_passed(looks: list[int], done: bool) -> None:
         ({"paused": True}, {"pause": True}, ()),
         ({"paused": False}, {}, ()),
         ({"restart_pending": True}, {}, ("b",)),
+        ({"restart": ["a"]}, {}, ("a",)),
+        ({"restart": ["b", "a"], "restart_pending": True}, {}, ("b", "a")),
         ({"config": {"ttl": 25}, "paused": True}, {"ttl": 25, "pause": True}, ()),
     ],
 )
 def test_plan(options: dict[str, Any], patch: dict[str, Any], restarts: tuple[str, ...]) -> None:
-    params = {"config": {}, "paused": None, "restart_pending": False, **options}
+    params = {"config": {}, "paused": None, "restart_pending": False, "restart": [], **options}
     state = patroni_group.State(cluster(member("a", "leader"), member("b", pending_restart=True)), {"ttl": 30})
     todo = patroni_group.plan(params, state)
     assert (todo.patch, todo.restarts, todo.changes) == (patch, restarts, bool(patch or restarts))

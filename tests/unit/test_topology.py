@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.citus_ha.cluster.plugins.action.topology import ROLES, role_specs
+from ansible_collections.citus_ha.cluster.plugins.action.topology import ROLES, profiles, role_specs
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import (
     FACTS,
     Inventory,
@@ -44,7 +44,7 @@ def inventory(groups: dict[str, list[str]] | None = None, **hosts: dict[str, Any
                 each.update(variables)
         else:
             hostvars[host.replace("_", "-")].update(variables)
-    return Inventory({"all": sorted(hostvars), **groups}, hostvars, role_specs())
+    return Inventory({"all": sorted(hostvars), **groups}, hostvars, role_specs(), profiles())
 
 
 def findings(described: Inventory) -> str:
@@ -142,6 +142,19 @@ def test_the_default_inventory_is_in_order() -> None:
             id="typo",
         ),
         pytest.param(
+            inventory(everywhere={"postgres_ttl": 19}), ["postgres_ttl is 19", "no less than 20"], id="short lease"
+        ),
+        pytest.param(
+            inventory(everywhere={"ha_profile": "fast", "postgres_retry_timeout": 10}),
+            ["coordinator-1", "worker1-1", "postgres_ttl is 20", "2 + 2 * 10 = 22"],
+            id="lease shorter than two attempts",
+        ),
+        pytest.param(
+            inventory(worker2_1={"postgres_loop_wait": 0, "postgres_retry_timeout": 2}),
+            ["worker2-1", "postgres_loop_wait is 0", "no less than 1", "postgres_retry_timeout is 2", "no less than 3"],
+            id="below Patroni's least",
+        ),
+        pytest.param(
             inventory(worker1_1={"service_ip": "172.29.9.9"}, worker1_2={"service_ip": "172.29.9.9"}),
             ["service_ip", "172.29.9.9", "same address"],
             id="address twice",
@@ -152,6 +165,25 @@ def test_bad_inventories_are_refused_with_variable_value_and_remedy(described: I
     text = findings(described)
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize("profile", ["fast", "default", "wan"])
+def test_every_profile_keeps_patronis_rules(profile: str) -> None:
+    assert findings(inventory(everywhere={"ha_profile": profile})) == ""
+
+
+def test_the_profiles_set_the_same_variables_and_every_one_is_a_default_that_follows_them() -> None:
+    assert len({tuple(sorted(values)) for values in profiles().values()}) == 1
+    options = {name: option for role in role_specs().values() for name, option in role.items()}
+    for name in profiles()["default"]:
+        assert options[name]["default"] == f"{{{{ ha_numbers.{name} }}}}"
+    assert list(profiles()) == options["ha_profile"]["choices"]
+
+
+def test_a_variable_of_the_inventory_wins_over_the_profile() -> None:
+    described = inventory(everywhere={"ha_profile": "wan"}, worker1_1={"postgres_ttl": 77})
+    assert described.get("worker1-1", "postgres_ttl") == 77
+    assert described.get("worker1-2", "postgres_ttl") == profiles()["wan"]["postgres_ttl"]
 
 
 def test_all_findings_come_at_once() -> None:

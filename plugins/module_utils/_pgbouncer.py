@@ -1,0 +1,182 @@
+# Copyright (c) 2026 citus_ha contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""PgBouncer on this node: its admin console, and holding its clients for a moment.
+
+Whoever runs as PgBouncer's own user may use the console over the Unix socket as C(pgbouncer), without a password
+(https://www.pgbouncer.org/usage.html#admin-console).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _connection
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
+    ConnectionFailed,
+    Refused,
+    ServerError,
+    TimedOut,
+)
+
+# The request for TLS with which a PostgreSQL session begins.
+# https://www.postgresql.org/docs/current/protocol-message-formats.html#PROTOCOL-MESSAGE-FORMATS-SSLREQUEST
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+
+
+class Console:
+    """PgBouncer's admin console."""
+
+    def __init__(self, socket_dir: str, port: int) -> None:
+        self._address = {"host": socket_dir, "port": port}
+
+    def is_paused(self) -> bool:
+        """Whether clients wait because somebody said PAUSE."""
+        return dict(self._run("SHOW STATE"))["paused"] == "yes"
+
+    def resume(self) -> None:
+        """Let clients go on; nothing happens when they do already."""
+        try:
+            self._run("RESUME")
+        except ServerError:
+            if self.is_paused():
+                raise
+
+    @contextmanager
+    def paused(self, drain_timeout: float, limit: float) -> Iterator[None]:
+        """PAUSE while the block runs. Clients are waiting from here on, and go on at its end, whatever happens.
+
+        A process of its own on this node says RESUME as soon as this one has died, and after ``limit`` seconds at the
+        latest: nothing has to come from the controller.
+
+        :raises TimedOut: transactions were still open after ``drain_timeout`` seconds.
+        """
+        if self.is_paused():
+            raise Refused(
+                "PgBouncer is paused already: another switchover runs, or somebody said PAUSE. Nothing was changed.",
+                "Wait for it, or say RESUME on its admin console.",
+            )
+        with _guard(self.resume, limit):
+            try:
+                self._pause(drain_timeout)
+                yield
+            finally:
+                self.resume()
+
+    def _pause(self, timeout: float) -> None:
+        """PAUSE answers when the last transaction has ended, which may be never."""
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                self._run("PAUSE")
+            except (ServerError, ConnectionFailed) as error:
+                failures.append(error)
+
+        waiting = threading.Thread(target=work, daemon=True)
+        waiting.start()
+        waiting.join(timeout)
+        if waiting.is_alive():
+            raise TimedOut(
+                f"PgBouncer still had transactions open after {timeout:g} seconds, and goes on as before.",
+                "Look for them in pg_stat_activity on the leader, or allow more time with drain_timeout. In session "
+                "pooling a client keeps its session until it leaves.",
+            )
+        if failures:
+            raise failures[0]
+
+    def _run(self, command: str) -> list[tuple[Any, ...]]:
+        psycopg2 = _connection.psycopg2
+        where = f"PgBouncer's admin console at {self._address['host']}, port {self._address['port']}"
+        try:
+            connection = psycopg2.connect(user="pgbouncer", dbname="pgbouncer", connect_timeout=5, **self._address)
+        except psycopg2.Error as error:
+            raise ConnectionFailed(
+                f"Could not reach {where}: {' '.join(str(error).split())}.", "Run as the user that PgBouncer runs as."
+            ) from error
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(command)
+                return list(cursor.fetchall()) if cursor.description else []
+        except psycopg2.Error as error:
+            raise ServerError(f"{where} rejected {command}: {' '.join(str(error).split())}.") from error
+        finally:
+            connection.close()
+
+
+@contextmanager
+def _guard(resume: Any, limit: float) -> Iterator[None]:
+    """A child that calls ``resume`` when its parent has died or ``limit`` seconds are over."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(theirs)
+        _watch(ours, resume, limit)
+    os.close(ours)
+    # The connection to the controller may break: what was begun is ended all the same.
+    ignored = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE)
+    previous: dict[Any, Any] = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.write(theirs, b"done")
+        os.close(theirs)
+        os.waitpid(child, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave(_number: int, _frame: Any) -> None:
+    raise SystemExit("ended by SIGTERM")
+
+
+def _watch(pipe: int, resume: Any, limit: float) -> None:
+    """The life of the guard: it ends with the process, whatever happens."""
+    try:
+        os.setsid()
+        # The controller waits until everybody has closed these.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+        readable, _writable, _failed = select.select([pipe], [], [], limit)
+        if not readable or os.read(pipe, 4) != b"done":
+            resume()
+    finally:
+        os._exit(0)
+
+
+def where_it_leads(host: str, port: int, ca_cert: str, timeout: float = 1.0) -> str | None:
+    """Name of the server that a connection to ``port`` reaches now, by its certificate; None when it reaches none."""
+    context = ssl.create_default_context(cafile=ca_cert)
+    try:
+        with socket.create_connection((host, port), timeout=timeout) as plain:
+            plain.sendall(SSL_REQUEST)
+            if plain.recv(1) != b"S":
+                return None
+            with context.wrap_socket(plain, server_hostname=host) as secure:
+                subject: Any = (secure.getpeercert() or {}).get("subject", ())
+    except OSError:
+        return None
+    return next((value for parts in subject for key, value in parts if key == "commonName"), None)
+
+
+def leads_steadily(host: str, port: int, ca_cert: str, probes: int = 4) -> str | None:
+    """The one server that several connections in a row reach; None while they reach none, or different ones."""
+    seen = set()
+    for _ in range(probes):
+        seen.add(where_it_leads(host, port, ca_cert))
+        if len(seen) > 1 or None in seen:
+            return None
+    return seen.pop()

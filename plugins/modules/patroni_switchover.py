@@ -1,0 +1,325 @@
+#!/usr/bin/python
+# Copyright (c) 2026 citus_ha contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Hands the leadership of one Patroni group over, with the poolers holding their clients meanwhile."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: patroni_switchover
+version_added: 0.1.0
+short_description: Planned switchover or forced failover of one Patroni group
+description:
+  - Hands the leadership of a Patroni group to a standby. What cannot work is refused before anything happens.
+  - A switchover of the group that poolers lead to causes no error when the task runs on the leader's node
+    (O(part=leader)) and on every pooler's node (O(part=pooler)) at the same time. The poolers let transactions end
+    and make their clients wait (PgBouncer's C(PAUSE)). The leader's node waits until no pooler has a session any more,
+    and tells Patroni. Each pooler lets its clients go on (C(RESUME)) as soon as its port leads to the new leader.
+  - The halves need no word from each other, and none from the controller once they have begun. A pooler whose half
+    is ended, in whatever way, lets its clients go on at once; a process of its own on that node sees to it.
+extends_documentation_fragment:
+  - citus_ha.cluster.attributes
+  - citus_ha.cluster.patroni
+attributes:
+  idempotent:
+    support: partial
+    details: With O(candidate), when that member leads already. Without it every run is a switchover.
+options:
+  part:
+    description:
+      - V(leader) hands the leadership over. With O(socket_dir) it must run on the leader's node.
+      - V(pooler) holds the clients of the PgBouncer on this node until O(leader) leads no longer. Must run as
+        PgBouncer's user.
+    type: str
+    choices: [leader, pooler]
+    default: leader
+  candidate:
+    description: The member that is to lead. When not given, the first one that may take over as planned.
+    type: str
+  force:
+    description:
+      - A failover instead of a switchover. O(candidate) takes over although it lags, is asynchronous, or nobody leads.
+        Writes that it has not received are lost.
+    type: bool
+    default: false
+  max_lag:
+    description: Bytes that the candidate may be behind, by what it last reported to the registry.
+    type: int
+    default: 16777216
+  wait_timeout:
+    description:
+      - V(leader), seconds to wait afterwards until the group is complete again.
+      - V(pooler), seconds after which clients go on in any case, O(drain_timeout) included.
+    type: int
+    default: 60
+  socket_dir:
+    description:
+      - V(leader), folder of the leader's Unix socket. A checkpoint is then made beforehand, and a second switchover
+        kept away. When not given, only Patroni is spoken to.
+      - V(pooler), folder of PgBouncer's Unix socket.
+    type: path
+  socket_port:
+    description: Port of that socket.
+    type: int
+    default: 5432
+  poolers:
+    description:
+      - V(leader), names in the certificates of the poolers whose sessions must have ended before the switchover; it
+        also waits for any other transaction from outside. Needs O(socket_dir).
+    type: list
+    elements: str
+    default: []
+  drain_timeout:
+    description: Seconds that transactions have to end. After that nothing is switched over.
+    type: int
+    default: 10
+  leader:
+    description: V(pooler), the member that leads now and is to be replaced.
+    type: str
+  target_host:
+    description: V(pooler), host that PgBouncer connects to, which is an HAProxy that follows the leader.
+    type: str
+  target_port:
+    description: V(pooler), port that PgBouncer connects to.
+    type: int
+author: citus_ha contributors (@citus-ha)
+seealso:
+  - module: citus_ha.cluster.patroni_group
+"""
+
+EXAMPLES = r"""
+- name: Let worker1-2 lead its group
+  citus_ha.cluster.patroni_switchover:
+    url: https://worker1-1:8008
+    candidate: worker1-2
+
+- name: See whether the coordinator's group could switch over
+  citus_ha.cluster.patroni_switchover:
+    url: https://coordinator-1:8008
+  check_mode: true
+  register: plan
+
+- name: Switch over without an error, on coordinator-1 and pgbouncer-1 at the same time
+  citus_ha.cluster.patroni_switchover:
+    url: https://coordinator-1:8008
+    part: "{{ 'leader' if inventory_hostname == plan.leader else 'pooler' }}"
+    leader: "{{ plan.leader }}"
+    socket_dir: "{{ '/run/postgresql' if inventory_hostname == plan.leader else '/run/pgbouncer' }}"
+    socket_port: "{{ 5432 if inventory_hostname == plan.leader else 6432 }}"
+    poolers: [pgbouncer-1]
+    target_host: localhost
+    target_port: 5000
+  become: true
+  become_user: postgres
+"""
+
+RETURN = r"""
+leader:
+  description: The member that led before; V(null) when there was none.
+  returned: success
+  type: str
+  sample: coordinator-1
+new_leader:
+  description: The member that leads now, or in check mode would lead.
+  returned: success
+  type: str
+  sample: coordinator-2
+seconds:
+  description: V(leader), from the order to Patroni to a complete group. V(pooler), how long clients were held.
+  returned: when something was done
+  type: float
+  sample: 1.4
+"""
+
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni, _switchover
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
+    CitusHaError,
+    ConnectionFailed,
+    Refused,
+    ServerError,
+    TimedOut,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._pgbouncer import Console, leads_steadily, where_it_leads
+from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
+from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
+
+# The leader's half may begin a little later than a pooler's, and waits as long for transactions.
+STEP_DOWN_GRACE = 5
+
+
+def lead(module: AnsibleModule) -> dict[str, Any]:
+    """The leader's half: observe, plan, apply."""
+    params = module.params
+    client = _patroni.client(params)
+    cluster = client.cluster()
+    config = client.config()
+    todo = _switchover.plan(cluster, config, params["candidate"], params["force"], params["max_lag"])
+    if todo is None:
+        return {"changed": False, "leader": params["candidate"], "new_leader": params["candidate"]}
+    result: dict[str, Any] = {
+        "changed": True,
+        "leader": todo.leader,
+        "new_leader": todo.candidate,
+        "diff": {"before": {"leader": todo.leader}, "after": {"leader": todo.candidate}},
+    }
+    if module.check_mode:
+        return result
+    begun = time.monotonic()
+    if params["force"]:
+        client.failover(str(todo.candidate), timeout=params["wait_timeout"])
+    elif params["socket_dir"]:
+        server = _switchover.Leader(params["socket_dir"], params["socket_port"])
+        with server.alone():
+            server.checkpoint()
+            if params["poolers"]:
+                server.wait_for_silence(params["poolers"], params["drain_timeout"])
+            begun = time.monotonic()
+            client.switchover(str(todo.leader), todo.candidate, timeout=params["wait_timeout"])
+    else:
+        client.switchover(str(todo.leader), todo.candidate, timeout=params["wait_timeout"])
+    after = _complete(client, params, cluster, config)
+    result.update(new_leader=after.leader.name if after.leader else None, seconds=round(time.monotonic() - begun, 3))
+    if result["new_leader"] != todo.candidate:
+        raise ServerError(
+            f"The group {cluster.scope} went to {result['new_leader']} instead of {todo.candidate}.",
+            "It is complete and works; look at Patroni's log on the candidate for the reason.",
+        )
+    return result
+
+
+def _complete(
+    client: _patroni.Client, params: dict[str, Any], before: _patroni.Cluster, config: dict[str, Any]
+) -> _patroni.Cluster:
+    """The group once everybody who was well is well again; after a failover, once there is a leader."""
+    wait_sync = _switchover.is_synchronous(config) and not params["force"]
+    expected = [] if params["force"] else [m.name for m in before.members if m.state in ("running", "streaming")]
+
+    def look() -> _patroni.Cluster | CitusHaError:
+        try:
+            return client.cluster()
+        except (ConnectionFailed, ServerError) as error:
+            return error
+
+    def missing(seen: _patroni.Cluster | CitusHaError) -> list[str]:
+        if isinstance(seen, CitusHaError):
+            return [seen.message.rstrip(".")]
+        return _patroni.missing(seen, expected, params["max_lag"], wait_sync)
+
+    complete: Any = wait_for(
+        look,
+        missing,
+        params["wait_timeout"],
+        f"Waiting for the group {before.scope} after the switchover",
+        "Look at `patronictl list` and Patroni's logs.",
+    )
+    return complete
+
+
+def hold(module: AnsibleModule) -> dict[str, Any]:
+    """A pooler's half: clients wait until the port leads to somebody else."""
+    params = module.params
+    client = _patroni.client(params)
+    console = Console(params["socket_dir"], params["socket_port"])
+    old = params["leader"]
+    target = (params["target_host"], params["target_port"], params["ca_cert"])
+    result: dict[str, Any] = {"changed": False, "leader": old, "new_leader": None}
+    if _leader_of(client) != old:
+        return result
+    if console.is_paused():
+        raise Refused(
+            "PgBouncer is paused already: another switchover runs, or somebody said PAUSE. Nothing was changed.",
+            "Wait for it, or say RESUME on its admin console.",
+        )
+    leads_to = where_it_leads(*target)
+    if leads_to != old:
+        raise Refused(
+            f"{target[0]}, port {target[1]}, leads to {leads_to or 'nobody'} instead of the leader {old}. "
+            "Nothing was changed.",
+            "Look at HAProxy beside this pooler.",
+        )
+    if module.check_mode:
+        return {**result, "changed": True}
+    begun = time.monotonic()
+    with console.paused(params["drain_timeout"], params["wait_timeout"]):
+        result["new_leader"] = _follow(client, params, old, target, begun)
+    return {**result, "changed": True, "seconds": round(time.monotonic() - begun, 3)}
+
+
+def _follow(
+    client: _patroni.Client, params: dict[str, Any], old: str, target: tuple[str, int, str], begun: float
+) -> str:
+    """Name of the new leader, once the port leads to it and it accepts writes."""
+    give_up_without_step_down = begun + params["drain_timeout"] + STEP_DOWN_GRACE
+    apis = {member.name: client.at(member.api_url) for member in client.cluster().members if member.api_url}
+    stepped_down = False
+    while time.monotonic() < begun + params["wait_timeout"]:
+        new = leads_steadily(*target)
+        if new is not None and new != old and new in apis and _accepts_writes(apis[new]):
+            return new
+        stepped_down = stepped_down or not _accepts_writes(apis[old])
+        if not stepped_down and time.monotonic() > give_up_without_step_down:
+            raise TimedOut(
+                f"{old} still leads, {params['drain_timeout'] + STEP_DOWN_GRACE} seconds after clients were made to "
+                "wait. They go on as before.",
+                "The task on the leader's node says why. Both must run at the same time: allow Ansible enough forks.",
+            )
+        time.sleep(0.03)
+    raise TimedOut(
+        f"{target[0]}, port {target[1]}, led to no new leader within {params['wait_timeout']} seconds. Clients go on.",
+        "Look at HAProxy beside this pooler, and at `patronictl list`.",
+    )
+
+
+def _leader_of(client: _patroni.Client) -> str | None:
+    leader = client.cluster().leader
+    return leader.name if leader else None
+
+
+def _accepts_writes(api: _patroni.Client) -> bool:
+    """Whether Patroni says that it leads, and PostgreSQL that it is not in recovery."""
+    try:
+        status = api.json("GET", "/primary")
+    except (ConnectionFailed, ServerError):
+        return False
+    return status.get("role") == "primary" and status.get("state") == "running"
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """One of the two halves."""
+    return {"leader": lead, "pooler": hold}[module.params["part"]](module)
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            **_patroni.patroni_argument_spec(),
+            "part": {"type": "str", "choices": ["leader", "pooler"], "default": "leader"},
+            "candidate": {"type": "str"},
+            "force": {"type": "bool", "default": False},
+            "max_lag": {"type": "int", "default": 16777216},
+            "wait_timeout": {"type": "int", "default": 60},
+            "socket_dir": {"type": "path"},
+            "socket_port": {"type": "int", "default": 5432},
+            "poolers": {"type": "list", "elements": "str", "default": []},
+            "drain_timeout": {"type": "int", "default": 10},
+            "leader": {"type": "str"},
+            "target_host": {"type": "str"},
+            "target_port": {"type": "int"},
+        },
+        required_if=[
+            ("part", "pooler", ["socket_dir", "leader", "target_host", "target_port"]),
+            ("force", True, ["candidate"]),
+        ],
+        supports_check_mode=True,
+    )
+    run(module, work, needs_psycopg2=bool(module.params["socket_dir"]))
+
+
+if __name__ == "__main__":
+    main()

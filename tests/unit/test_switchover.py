@@ -1,0 +1,193 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/licenses/MIT)
+# SPDX-License-Identifier: MIT
+"""Who may take a group's leadership over, and that no pooler stays paused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni, _pgbouncer, _switchover
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, Refused
+
+SYNCHRONOUS = {"synchronous_mode": True}
+
+
+def member(name: str, role: str = "sync_standby", state: str = "streaming", **more: Any) -> _patroni.Member:
+    more = {"timeline": 3, "lag": None if role == "leader" else 0} | more
+    return _patroni.Member(name, role, "running" if role == "leader" else state, f"http://{name}:8008", **more)
+
+
+def group(*members: _patroni.Member, **more: Any) -> _patroni.Cluster:
+    return _patroni.Cluster((member("a", "leader"), *members), scope="shop", **more)
+
+
+def plan(
+    cluster: _patroni.Cluster, candidate: str | None = None, force: bool = False, config: Any = None
+) -> _switchover.Handover | None:
+    return _switchover.plan(cluster, SYNCHRONOUS if config is None else config, candidate, force, max_lag=100)
+
+
+@pytest.mark.parametrize("candidate", [None, "b"])
+def test_a_synchronous_standby_takes_over(candidate: str | None) -> None:
+    assert plan(group(member("b")), candidate) == _switchover.Handover("a", "b")
+
+
+def test_without_a_candidate_the_first_that_may() -> None:
+    cluster = group(member("b", "replica"), member("c", state="starting"), member("d"))
+    assert plan(cluster) == _switchover.Handover("a", "d")
+
+
+def test_who_leads_already_needs_nothing() -> None:
+    assert plan(group(member("b")), "a") is None
+
+
+@pytest.mark.parametrize("mode", ["quorum", True, "on"])
+def test_an_asynchronous_standby_is_refused_in_synchronous_mode(mode: Any) -> None:
+    with pytest.raises(Refused, match="asynchronous standby in synchronous mode"):
+        plan(group(member("b", "replica")), "b", config={"synchronous_mode": mode})
+
+
+@pytest.mark.parametrize("config", [{}, {"synchronous_mode": False}, {"synchronous_mode": "off"}])
+def test_an_asynchronous_standby_may_without_synchronous_mode(config: dict[str, Any]) -> None:
+    assert plan(group(member("b", "replica")), "b", config=config) == _switchover.Handover("a", "b")
+
+
+def test_a_quorum_standby_may() -> None:
+    cluster = group(member("b", "quorum_standby"))
+    assert plan(cluster, config={"synchronous_mode": "quorum"}) == _switchover.Handover("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        (group(), "has no standby"),
+        (group(member("b", state="starting")), "it is 'starting', not streaming"),
+        (group(member("b", timeline=2)), "timeline 2, the leader on 3"),
+        (group(member("b", lag=101)), r"it lags 101 bytes \(max_lag is 100\)"),
+        (group(member("b", tags={"nofailover": True})), "tagged nofailover"),
+        (group(member("b"), paused=True), "paused for maintenance"),
+        (group(member("b"), scheduled_switchover={"at": "12:00", "from": "a"}), "scheduled for 12:00"),
+        (_patroni.Cluster((member("a"), member("b")), scope="shop"), "no leader at the moment: another switchover"),
+        (
+            _patroni.Cluster((_patroni.Member("a", "leader", "stopping", ""), member("b")), scope="shop"),
+            "the leader a, 'stopping': another switchover",
+        ),
+    ],
+)
+def test_what_is_refused(cluster: _patroni.Cluster, words: str) -> None:
+    for candidate in (None, "b") if cluster.member("b") else (None,):
+        with pytest.raises(Refused, match=words) as refusal:
+            plan(cluster, candidate)
+        assert "Nothing was changed" in str(refusal.value)
+
+
+def test_an_unknown_member_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InvalidInput, match="no member z, only a, b"):
+        plan(group(member("b")), "z")
+
+
+def test_a_refusal_names_who_could() -> None:
+    with pytest.raises(Refused, match="These could: c"):
+        plan(group(member("b", "replica"), member("c")), "b")
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        group(member("b", "replica", lag=10**9), paused=True),
+        _patroni.Cluster((member("b", "replica"),), scope="shop"),
+    ],
+)
+def test_a_failover_takes_whom_it_is_told(cluster: _patroni.Cluster) -> None:
+    found = plan(cluster, "b", force=True)
+    assert found is not None and found.candidate == "b"
+
+
+# ---- nobody stays paused -------------------------------------------------------------------------
+
+
+def guarded(tmp_path: Path, limit: float, work: Callable[[], None]) -> tuple[Path, int]:
+    """Run ``work`` in a process under a guard whose ``resume`` leaves a file; the file, and the process's status."""
+    resumed = tmp_path / "resumed"
+    child = os.fork()
+    if child == 0:
+        try:
+            with _pgbouncer._guard(resumed.touch, limit):
+                work()
+        finally:
+            os._exit(7)
+    return resumed, os.waitpid(child, 0)[1]
+
+
+def appears(path: Path, within: float = 5) -> bool:
+    deadline = time.monotonic() + within
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return path.exists()
+
+
+def test_the_guard_leaves_a_half_alone_that_ends_by_itself(tmp_path: Path) -> None:
+    resumed, _status = guarded(tmp_path, 30, lambda: None)
+    assert not resumed.exists()  # the guard was waited for: it has ended, too
+
+
+def test_the_guard_resumes_when_the_half_is_killed(tmp_path: Path) -> None:
+    resumed, status = guarded(tmp_path, 30, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert appears(resumed)
+
+
+def test_the_guard_resumes_when_the_half_takes_too_long(tmp_path: Path) -> None:
+    resumed, _status = guarded(tmp_path, 0.05, lambda: time.sleep(0.5))
+    assert resumed.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGPIPE])
+def test_a_broken_connection_to_the_controller_ends_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    done = tmp_path / "done"
+
+    def work() -> None:
+        os.kill(os.getpid(), number)
+        done.touch()
+
+    resumed, _status = guarded(tmp_path, 30, work)
+    assert done.exists() and not resumed.exists()
+
+
+class FakeConsole(_pgbouncer.Console):
+    """A console that only remembers what it was told."""
+
+    def __init__(self, state: str = "no") -> None:
+        self.said: list[str] = []
+        self.state = state
+
+    def _run(self, command: str) -> list[tuple[Any, ...]]:
+        self.said.append(command)
+        self.state = {"PAUSE": "yes", "RESUME": "no"}.get(command, self.state)
+        return [("active", "yes"), ("paused", self.state)] if command == "SHOW STATE" else []
+
+
+def switch_over_in_vain(console: FakeConsole) -> None:
+    assert console.state == "yes"
+    raise RuntimeError("failed")
+
+
+def test_clients_go_on_although_the_switchover_failed() -> None:
+    console = FakeConsole()
+    with pytest.raises(RuntimeError, match="failed"), console.paused(1, 5):
+        switch_over_in_vain(console)
+    assert console.said == ["SHOW STATE", "PAUSE", "RESUME"]
+
+
+def test_a_pause_of_somebody_else_is_left_alone() -> None:
+    console = FakeConsole("yes")
+    with pytest.raises(Refused, match="paused already"), console.paused(1, 5):
+        pass
+    assert console.said == ["SHOW STATE"]
