@@ -14,8 +14,6 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHON
 playbook = $(BIN)/ansible-playbook -i $(INVENTORY) playbooks/$(1).yml $(ARGS)
-# The order in which they run: the quick ones first
-suites = $(wildcard tests/unit tests/standin tests/integration tests/e2e)
 
 ##@ Start
 .PHONY: help setup venv demo
@@ -117,15 +115,15 @@ sanity: venv ## ansible-test sanity; the first run fetches its linters from the 
 	@scripts/sanity.sh
 
 integration: setup ## Modules and roles against real servers in containers
-	@$(BIN)/pytest $(wildcard tests/standin tests/integration)
+	@$(BIN)/pytest tests/integration
 
 test: setup lint ## Linters, then all tests but those marked slow, with a whole cluster on Docker
 	@echo "make test leaves out the tests marked slow and the molecule scenarios: make test-all and make molecule run them"
-	@$(BIN)/pytest -m "not slow" $(suites)
+	@scripts/test.sh -m "not slow"
 
 test-all: setup lint ## Everything, the slow tests too, and last ansible-test sanity
 	@echo "make test-all leaves out the molecule scenarios: make molecule runs them"
-	@$(BIN)/pytest $(suites)
+	@scripts/test.sh
 	@scripts/sanity.sh
 
 molecule: setup ## The molecule scenarios: SCENARIO=default, or all

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the connection URI of the application role through PgBouncer: dsn.sh inventories/docker. It holds the password.
-# site.yml and connection_info.yml write the file.
+# Prints the connection URI of the application role through PgBouncer: dsn.sh inventories/docker. The password is in the
+# file that the URI names. site.yml and connection_info.yml write both.
 set -euo pipefail
 inventory=$1
 [[ -d $inventory ]] || inventory=$(dirname "$inventory")

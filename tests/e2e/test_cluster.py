@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -97,6 +98,24 @@ def test_the_application_role_is_no_superuser_and_the_superuser_stays_inside(dem
         demo.connect(user="postgres", password="anything", port=25432)
     with pytest.raises(psycopg2.OperationalError):
         demo.connect(sslmode="disable")
+
+
+def test_a_thousand_clients_share_the_pool(demo: Cluster) -> None:
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    clients = []
+    try:
+        for number in range(1000):
+            clients.append(demo.connect())
+            # Each has had an answer, over far fewer connections to the server.
+            with clients[-1].cursor() as cursor:
+                cursor.execute("SELECT %s", (number,))
+                assert cursor.fetchone() == (number,)
+        used = demo.psql(demo.leader("coordinator"), "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'")
+        assert int(used) <= 40
+    finally:
+        for client in clients:
+            client.close()
 
 
 def test_memory_settings_follow_the_limit(demo: Cluster) -> None:

@@ -58,6 +58,7 @@ class Cluster:
 
     def call(self, module: str, server: str = "coordinator", check: bool = False, **options: Any) -> dict[str, Any]:
         """The result of a module, run in this process against ``server``."""
+        assert "ansible._internal" not in sys.modules, "run this suite in a process of its own: scripts/test.sh"
         where = self.servers[server]
         arguments = {
             "login_host": where.address,

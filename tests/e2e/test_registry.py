@@ -1,0 +1,59 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""The registry alone: etcd members that join and leave by the inventory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from cluster import PREFIX, Cluster, cluster
+
+TLS = ("--cacert=/etc/citus_ha/tls/ca.crt", "--cert=/etc/citus_ha/tls/node.crt", "--key=/etc/citus_ha/tls/node.key")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three etcd members and nothing else."""
+    with cluster(tmp_path_factory.mktemp("inventory") / "registry", cluster_name="citus_ha_test_registry") as made:
+        made.groups = {"etcd": made.groups["etcd"]}
+        made.save()
+        made.play("site", timeout=1800).succeeded()
+        yield made
+
+
+def etcdctl(registry: Cluster, *arguments: str) -> str:
+    """What etcdctl prints in the first member, with its certificate."""
+    endpoint = f"--endpoints=https://{PREFIX}etcd-1:2379"
+    return registry.inside("etcd-1", "etcdctl", *TLS, endpoint, *arguments)
+
+
+def members(registry: Cluster) -> list[str]:
+    """Names of the started members, as etcd lists them, without the tests' prefix."""
+    listed = json.loads(etcdctl(registry, "member", "list", "--write-out=json"))["members"]
+    return sorted(member["name"].removeprefix(PREFIX) for member in listed if "name" in member)
+
+
+def test_members_join_a_running_registry(registry: Cluster) -> None:
+    etcdctl(registry, "put", "/kept", "through both changes")
+    assert members(registry) == ["etcd-1", "etcd-2", "etcd-3"]
+    registry.groups["etcd"]["hosts"] |= {f"{PREFIX}etcd-4": {}, f"{PREFIX}etcd-5": {}}
+    registry.save()
+    registry.play("site").succeeded()
+    assert members(registry) == [f"etcd-{number}" for number in range(1, 6)]
+    assert registry.play("site").succeeded().changed == {}
+
+
+def test_members_leave_only_when_asked_by_name(registry: Cluster) -> None:
+    for number in (4, 5):
+        del registry.groups["etcd"]["hosts"][f"{PREFIX}etcd-{number}"]
+    registry.save()
+    refused = registry.play("site")
+    assert refused.code != 0
+    assert "set etcd_remove_members: true" in " ".join(refused.output.split())
+    assert len(members(registry)) == 5
+    registry.play("site", "-e", "etcd_remove_members=true").succeeded()
+    assert members(registry) == ["etcd-1", "etcd-2", "etcd-3"]
+    assert etcdctl(registry, "get", "--print-value-only", "/kept").strip() == "through both changes"
