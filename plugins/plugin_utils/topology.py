@@ -205,7 +205,8 @@ def build(inventory: Inventory) -> tuple[dict[str, Any], list[Finding]]:
         "poolers": inventory.hosts("pgbouncer"),
         "standalone": inventory.hosts("standalone"),
         "machines": machines(nodes),
-        "postgres_version": int(inventory.get(postgres[0], "postgres_version")) if postgres else None,
+        # The image and the clients have a version even where no server is.
+        "postgres_version": int(inventory.get((postgres or list(nodes))[0], "postgres_version")) if nodes else None,
     }
     return topology, findings
 

@@ -52,6 +52,15 @@ def findings(described: Inventory) -> str:
     return "\n".join(str(finding) for finding in build(described)[1])
 
 
+def test_a_registry_alone_is_in_order() -> None:
+    members = {"etcd": ["etcd-1", "etcd-2", "etcd-3"]}
+    topology, found = build(
+        Inventory({"all": members["etcd"], **members}, {h: {} for h in members["etcd"]}, role_specs())
+    )
+    assert found == []
+    assert topology["postgres_version"] == 17
+
+
 def test_the_default_inventory_is_in_order() -> None:
     topology, found = build(inventory())
     assert found == []
