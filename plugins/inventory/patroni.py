@@ -131,6 +131,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
             return found
         found = []
         for key, urls in groups_urls.items():
+            if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+                raise InvalidInput(f"groups_urls: {key} has no list of addresses.", 'Write it as 0: ["https://..."].')
             apis = [_patroni.Client(url, ca_cert, client_cert, client_key, timeout) for url in urls]
             cluster = _patroni_registry.first_answer(apis, "cluster")
             number = int(key) if str(key).isdecimal() else None

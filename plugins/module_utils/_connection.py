@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     ConnectionFailed,
+    InvalidInput,
     ServerError,
 )
 
@@ -132,6 +133,12 @@ class Session:
             raise self._server_error(error, statement) from error
         except psycopg2.Error as error:
             raise self._server_error(error, statement) from error
+        except ValueError as error:
+            # A zero byte, or half of a surrogate pair: psycopg2 sends no such text.
+            raise InvalidInput(
+                f"A value of this task cannot be sent to {self.where}: {error}.",
+                "Look for characters that are no text, such as a zero byte.",
+            ) from error
 
     def _server_error(self, error: Any, statement: Any) -> ServerError:
         text = self._text(statement)
@@ -151,16 +158,15 @@ def _said(error: Any) -> str:
     return " ".join(text.split())
 
 
-def connect(params: Mapping[str, Any], database: str | None = None) -> Session:
+def connect(params: Mapping[str, Any]) -> Session:
     """Open a session from a module's parameters (see :func:`connection_argument_spec`).
 
-    ``database`` overrides ``login_db``. Units: ``connect_timeout`` seconds; ``lock_timeout`` and
-    ``statement_timeout`` milliseconds, 0 for no limit.
+    Units: ``connect_timeout`` seconds; ``lock_timeout`` and ``statement_timeout`` milliseconds, 0 for no limit.
 
+    :raises InvalidInput: options that are none.
     :raises ConnectionFailed: with host, port, user and database, and what the server said.
     """
-    dbname = database or params["login_db"]
-    where = f"{params['login_host']}:{params['login_port']}/{dbname} as {params['login_user']}"
+    where = f"{params['login_host']}:{params['login_port']}/{params['login_db']} as {params['login_user']}"
     arguments = {
         "application_name": "citus_ha",
         **params["connect_params"],
@@ -168,16 +174,25 @@ def connect(params: Mapping[str, Any], database: str | None = None) -> Session:
         "port": params["login_port"],
         "user": params["login_user"],
         "password": params["login_password"],
-        "dbname": dbname,
+        "dbname": params["login_db"],
         "sslmode": params["ssl_mode"],
         "sslrootcert": params["ca_cert"],
         "sslcert": params["ssl_cert"],
         "sslkey": params["ssl_key"],
         "connect_timeout": params["connect_timeout"],
+        "client_encoding": "utf8",
     }
     try:
-        connection = psycopg2.connect(**{key: value for key, value in arguments.items() if value is not None})
-    except psycopg2.Error as error:
+        # Through a connection string: there, connect_params cannot reach psycopg2's own arguments.
+        dsn = psycopg2.extensions.make_dsn(**{key: value for key, value in arguments.items() if value is not None})
+    except (psycopg2.Error, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"The connection options are not valid: {_said(error)}",
+            "Check login_host, login_user, login_db and connect_params, which takes libpq's connection parameters.",
+        ) from error
+    try:
+        connection = psycopg2.connect(dsn)
+    except (psycopg2.Error, ValueError) as error:
         raise ConnectionFailed(
             f"Could not connect to {where}: {_said(error)}",
             "Check login_host, login_port, login_user and the TLS options, and that the server accepts connections.",

@@ -27,6 +27,8 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
 
 LEADER_ROLES = ("leader", "standby_leader")
 SYNC_ROLES = ("sync_standby", "quorum_standby")
+LONGEST_SECONDS = 86400
+"""A socket takes no time-out of any length."""
 
 # A hot standby refuses to start with less of these than its primary has, so they are raised on the
 # standbys first and lowered on the primary first.
@@ -365,6 +367,8 @@ class Client:
     :raises ServerError: an answer with a status of 400 and above; ``details`` holds ``status``.
     """
 
+    what = "Patroni REST API"
+    default_port = 8008
     hint = "Check that Patroni runs there, its restapi.listen, and the TLS options."
 
     def __init__(
@@ -375,15 +379,19 @@ class Client:
         client_key: str | None = None,
         timeout: float = 10,
     ) -> None:
-        parts = urlsplit(url)
         try:
-            port = parts.port or 8008
+            parts = urlsplit(url)
+            port = self.default_port if parts.port is None else parts.port
+            (parts.hostname or "").encode("idna")
         except ValueError:
-            port = 0
+            parts, port = urlsplit(""), 0
         if parts.scheme not in ("http", "https") or not parts.hostname or not port:
             raise InvalidInput(
-                f"'{url}' is not the address of a Patroni REST API.", "Write it as https://host:8008 (or http://)."
+                f"{url!r} is not the address of a {self.what}.",
+                f"Write it as https://host:{self.default_port} (or http://).",
             )
+        if timeout <= 0:
+            raise InvalidInput(f"{timeout:g} seconds are no time to wait for {url}.", "Give a number from 1 up.")
         self.url = f"{parts.scheme}://{parts.netloc}"
         self._https = parts.scheme == "https"
         self._host = parts.hostname
@@ -398,7 +406,14 @@ class Client:
 
     def cluster(self) -> Cluster:
         """The group, fresh from the registry."""
-        return parse_cluster(self.json("GET", "/cluster"))
+        answer = self.json("GET", "/cluster")
+        try:
+            return parse_cluster(answer)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ServerError(
+                f"GET {self.url}/cluster was answered with something that is no Patroni group: {str(answer)[:200]}",
+                "Check that a Patroni REST API listens there.",
+            ) from error
 
     def config(self) -> dict[str, Any]:
         """The dynamic configuration as this member last read it: call :meth:`cluster` first for a fresh one."""
@@ -458,7 +473,7 @@ class Client:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> str:
         connection: http.client.HTTPConnection
-        limit = timeout or self._timeout
+        limit = min(timeout or self._timeout, LONGEST_SECONDS)
         if self._https:
             connection = http.client.HTTPSConnection(self._host, self._port, timeout=limit, context=self._context)
         else:

@@ -18,7 +18,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni
-from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import ConnectionFailed, InvalidInput
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
+    ConnectionFailed,
+    InvalidInput,
+    ServerError,
+)
 
 COORDINATOR = 0
 
@@ -107,8 +111,16 @@ def _names(value: Any) -> frozenset[str]:
     return frozenset(name.strip() for name in value.split(",")) if isinstance(value, str) else frozenset()
 
 
+def _address(url: str) -> tuple[str | None, int | None]:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname, parts.port
+    except ValueError:
+        return None, None
+
+
 def _member(name: str, data: Mapping[str, Any], leader: str | None, synchronous: frozenset[str]) -> _patroni.Member:
-    address = urlsplit(str(data.get("conn_url", "")))
+    host, port = _address(str(data.get("conn_url", "")))
     if name == leader:
         role = "standby_leader" if data.get("role") == "standby_leader" else "leader"
         state = str(data.get("state", ""))
@@ -120,8 +132,8 @@ def _member(name: str, data: Mapping[str, Any], leader: str | None, synchronous:
         role=role,
         state=state,
         api_url=str(data.get("api_url", "")),
-        host=address.hostname,
-        port=address.port,
+        host=host,
+        port=port,
         timeline=data.get("timeline"),
     )
 
@@ -129,16 +141,28 @@ def _member(name: str, data: Mapping[str, Any], leader: str | None, synchronous:
 class Etcd(_patroni.Client):
     """etcd's own HTTP interface (its JSON gateway)."""
 
+    what = "member of etcd"
+    default_port = 2379
     hint = "Check that etcd listens there, and the TLS options."
 
     def members(self, namespace: str, scope: str) -> list[Found]:
         """Every member of every group of the cluster ``scope``."""
         prefix = f"/{namespace.strip('/')}/{scope}/"
-        return parse_keys(parse_range(self.json("POST", "/v3/kv/range", prefix_range(prefix))), prefix, scope)
+        try:
+            wanted = prefix_range(prefix)
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"scope and namespace are no text: {prefix!r}.", "Write them in UTF-8.") from error
+        answer = self.json("POST", "/v3/kv/range", wanted)
+        try:
+            return parse_keys(parse_range(answer), prefix, scope)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ServerError(
+                f"{self.url} answered with something that etcd does not say: {str(answer)[:200]}", self.hint
+            ) from error
 
 
 def first_answer(clients: Iterable[Any], ask: str, *arguments: Any) -> Any:
-    """What the first of them that answers says.
+    """What the first of them that answers says; one that cannot answer now (a status from 400 up) is passed over.
 
     :raises ConnectionFailed: none did; with what each of them said.
     """
@@ -146,7 +170,7 @@ def first_answer(clients: Iterable[Any], ask: str, *arguments: Any) -> Any:
     for client in clients:
         try:
             return getattr(client, ask)(*arguments)
-        except ConnectionFailed as error:
+        except (ConnectionFailed, ServerError) as error:
             failures.append(error.message)
     if not failures:
         raise InvalidInput("No address was given to ask.")

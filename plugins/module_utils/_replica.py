@@ -191,6 +191,11 @@ class Action:
     text: str
 
 
+def is_one_line(text: str) -> bool:
+    """Whether a text can stand in a line of a UTF-8 file, as the values of configuration and password files must."""
+    return not set(text) & set("\n\r\0") and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def slot_name(name: str) -> str:
     """The slot name that stands for a server: PostgreSQL allows lower case letters, digits and underscores."""
     return re.sub(r"[^a-z0-9_]", "_", name.lower())[:63]

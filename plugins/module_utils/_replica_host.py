@@ -40,6 +40,7 @@ MINIMUM_VERSION = 150000
 """READ_REPLICATION_SLOT came with PostgreSQL 15."""
 CATCH_UP_SECONDS = 5.0
 PROBE_SECONDS = 1.0
+LONGEST_SECONDS = 86400.0
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -55,9 +56,15 @@ def make_conninfo(parts: Mapping[str, Any], name: str) -> str:
     if not parts.get("host"):
         raise InvalidInput("primary_conninfo has no host.", "Name the server to follow: primary_conninfo: {host: ...}.")
     values = {key: str(parts[key]) for key in sorted(parts) if parts[key] is not None}
+    for key, value in {**values, "name": name}.items():
+        if not rules.is_one_line(value):
+            raise InvalidInput(
+                f"primary_conninfo: the value of {key} cannot stand in a configuration file: {value!r}.",
+                "Leave line breaks, zero bytes and what is no UTF-8 out.",
+            )
     try:
         return str(psycopg2.extensions.make_dsn(**values, application_name=name))
-    except psycopg2.Error as error:
+    except (psycopg2.Error, TypeError, ValueError) as error:
         raise InvalidInput(f"primary_conninfo is not valid: {' '.join(str(error).split())}") from error
 
 
@@ -86,7 +93,7 @@ class Replication:
     def _open(self) -> Any:
         try:
             return psycopg2.connect(**self._parts, connection_factory=psycopg2.extras.PhysicalReplicationConnection)
-        except psycopg2.Error as error:
+        except (psycopg2.Error, ValueError) as error:
             raise ConnectionFailed(
                 f"Could not open a replication connection to {self.where} as {self._parts.get('user', 'the OS user')}: "
                 f"{' '.join(str(error).split())}",
@@ -212,9 +219,10 @@ class Programs:
     def path(self, name: str) -> str:
         """Where a program is."""
         for folder in self._folders:
-            found = shutil.which(name, path=folder)
-            if found:
-                return found
+            with contextlib.suppress(ValueError):  # a zero byte in bin_dir
+                found = shutil.which(name, path=folder)
+                if found:
+                    return found
         raise InvalidInput(
             f"The program {name} was not found in {', '.join(folder or 'PATH' for folder in self._folders)}.",
             "Install PostgreSQL of the primary's version on this machine, or set bin_dir.",
@@ -253,8 +261,14 @@ class DataFolder:
     @contextmanager
     def lock(self, timeout: float) -> Iterator[None]:
         """Two runs on the same folder wait for each other."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(
+                f"data_dir {str(self.path)!r} cannot be a folder of this user: {error}.",
+                "Correct it, or run as the OS user of PostgreSQL (become_user: postgres).",
+            ) from error
         try:
             deadline = time.monotonic() + timeout
             while True:
@@ -278,9 +292,10 @@ class DataFolder:
             names = set(os.listdir(self.path))
         except FileNotFoundError:
             return rules.Folder(rules.Content.EMPTY)
-        except PermissionError as error:
+        except (OSError, ValueError) as error:
             raise InvalidInput(
-                f"{self.path} cannot be read by this user.", "Run as the OS user of PostgreSQL (become_user: postgres)."
+                f"data_dir {str(self.path)!r} cannot be read by this user: {error}.",
+                "Correct it, or run as the OS user of PostgreSQL (become_user: postgres).",
             ) from error
         if not names:
             return rules.Folder(rules.Content.EMPTY)
@@ -376,16 +391,17 @@ def ends_with_shutdown(programs: Programs, data_dir: str, timeline: int, replaye
 
 
 def accepts_connections(host: str, port: int, timeout: float) -> bool:
-    """Whether anything listens at the server's address, whatever it says."""
+    """Whether anything listens at the server's address, whatever it says; libpq's 0 seconds mean no limit."""
+    limit = min(timeout, LONGEST_SECONDS) if timeout > 0 else LONGEST_SECONDS
     if host.startswith("/"):
         family, address = socket.AF_UNIX, f"{host}/.s.PGSQL.{port}"
         with socket.socket(family) as probe:
-            probe.settimeout(timeout)
+            probe.settimeout(limit)
             return probe.connect_ex(address) == 0
     try:
-        with socket.create_connection((host, port), timeout):
+        with socket.create_connection((host, port), limit):
             return True
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

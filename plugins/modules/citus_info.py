@@ -339,7 +339,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._connection impor
     connect,
     connection_argument_spec,
 )
-from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import ServerError
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, ServerError
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
 
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -414,6 +414,8 @@ def gather(session: Session, sections: set[str], server: Server) -> dict[str, An
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Connect and look."""
+    if module.params["node_timeout"] < 1:
+        raise InvalidInput(f"node_timeout is {module.params['node_timeout']}.", "Give a number of seconds from 1 up.")
     sections = set(module.params["gather"])
     if "all" in sections:
         sections = set(info.SECTIONS)

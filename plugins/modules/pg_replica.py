@@ -280,6 +280,7 @@ queries:
   elements: str
 """
 
+import re
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -302,6 +303,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._replica import A
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
 from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
 
+RATE = re.compile(r"[0-9]+(\.[0-9]+)?[kM]?")
 SLOT_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
 
@@ -319,6 +321,10 @@ class Replica:
             raise InvalidInput(
                 f"'{slot}' is not a name for a replication slot.",
                 "Use up to 63 lower case letters, digits and underscores.",
+            )
+        if params["max_rate"] and not RATE.fullmatch(params["max_rate"]):
+            raise InvalidInput(
+                f"max_rate {params['max_rate']!r} is no rate.", "Give kilobytes a second, or megabytes as in 50M."
             )
         self.desired = rules.Desired(
             state=params["state"],
@@ -685,7 +691,14 @@ def _store_password(module: AnsibleModule) -> bool:
             "Add passfile: the file to keep the password in, and user.",
         )
     path = Path(parts["passfile"])
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    if not rules.is_one_line(module.params["primary_password"]):
+        raise InvalidInput("primary_password has a line break.", "A password file has one line for each password.")
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"The passfile {str(path)!r} of primary_conninfo cannot be read: {error}.", "Correct it."
+        ) from error
     after = before
     for source in ({**parts, **module.params["basebackup_conninfo"]}, parts):
         where = (str(source["host"]), str(source.get("port") or 5432), str(source["user"]))
@@ -693,7 +706,13 @@ def _store_password(module: AnsibleModule) -> bool:
     if before == after and path.stat().st_mode & 0o777 == 0o600:
         return False
     if not module.check_mode:
-        host.write_file(path, after)
+        try:
+            host.write_file(path, after)
+        except OSError as error:
+            raise InvalidInput(
+                f"The passfile {str(path)!r} of primary_conninfo cannot be written: {error}.",
+                "Name a file in a folder of the OS user of PostgreSQL.",
+            ) from error
     return True
 
 

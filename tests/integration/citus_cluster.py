@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -24,6 +25,17 @@ from servers import Server, servers
 DATABASE = "app"
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULES = "ansible_collections.citus_ha.cluster.plugins.modules"
+
+
+def call_here(module: str, check: bool = False, **options: Any) -> dict[str, Any]:
+    """The result of a module, run in this process."""
+    arguments = {"_ansible_check_mode": check, "_ansible_diff": True, **options}
+    output = io.StringIO()
+    code = importlib.import_module(f"{MODULES}.{module}")
+    with patch_module_args(arguments), redirect_stdout(output), pytest.raises(SystemExit):
+        code.main()
+    result: dict[str, Any] = json.loads(output.getvalue())
+    return result
 
 
 @dataclass(frozen=True)
@@ -64,16 +76,22 @@ class Cluster:
             "login_host": where.address,
             "login_port": where.port,
             "login_db": DATABASE,
-            "_ansible_check_mode": check,
-            "_ansible_diff": True,
             **options,
         }
-        output = io.StringIO()
-        code = importlib.import_module(f"{MODULES}.{module}")
-        with patch_module_args(arguments), redirect_stdout(output), pytest.raises(SystemExit):
-            code.main()
-        result: dict[str, Any] = json.loads(output.getvalue())
-        return result
+        return call_here(module, check, **arguments)
+
+    def cut(self, statement: str) -> None:
+        """Kill the next session of a module whose last statement holds these words; for a thread."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            killed = self.sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'citus_ha' AND query LIKE '%%' || %s || '%%'",
+                [statement],
+            )
+            if killed:
+                return
+            time.sleep(0.02)
 
     def play(self, folder: Path, *tasks: dict[str, Any]) -> str:
         """What ansible-playbook prints for ``tasks``; the way to see what a task says while it runs."""

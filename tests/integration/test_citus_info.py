@@ -13,6 +13,9 @@ from typing import Any
 import psycopg2
 import pytest
 from citus_cluster import DATABASE, Cluster, citus_cluster
+from hostile import HOSTILE, NUMBERS, OPTION, answered, hundred
+from hypothesis import given
+from hypothesis import strategies as st
 
 ODD_NAME = "Tabelle \"mit\" 'Zitat' ü, und " + "x" * 32  # 63 bytes
 
@@ -312,3 +315,40 @@ def test_wrong_password_or_port_says_where(cluster: Cluster) -> None:
     with pytest.raises(psycopg2.OperationalError):
         cluster.coordinator.connect(dbname="no_such_database")
     assert "no_such_database" in cluster.refused("citus_info", login_db="no_such_database")
+
+
+@hundred
+@given(
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(("login_user", "login_password", "login_db", "ca_cert", "ssl_cert", "ssl_key"), OPTION),
+            "connect_params": st.dictionaries(
+                st.sampled_from(["application_name", "options", "dsn", "database", "cursor_factory"]) | HOSTILE,
+                HOSTILE | NUMBERS,
+                max_size=3,
+            ),
+            **dict.fromkeys(("lock_timeout", "statement_timeout", "node_timeout"), NUMBERS),
+            "gather": st.lists(HOSTILE, max_size=2),
+        },
+    )
+)
+def test_hostile_input(cluster: Cluster, options: dict[str, Any]) -> None:
+    """The options that all modules connect with: an answer or a clear refusal, and the server as it was."""
+    count = "SELECT count(*) FROM pg_class"
+    before = cluster.sql(count)
+    answered(cluster.call("citus_info", **{"gather": ["nodes"], **options}))
+    assert cluster.sql(count) == before
+
+
+def test_a_connection_that_is_cut(cluster: Cluster) -> None:
+    blocker = cluster.coordinator.connect(dbname=DATABASE)
+    blocker.autocommit = False
+    blocker.cursor().execute("LOCK TABLE pg_dist_colocation IN ACCESS EXCLUSIVE MODE")
+    cut = threading.Thread(target=cluster.cut, args=("pg_dist_colocation",))
+    cut.start()
+    message = cluster.refused("citus_info", gather=["colocation_groups"])
+    cut.join()
+    blocker.close()
+    assert "broke during" in message
+    assert "Run the task again" in message

@@ -14,13 +14,16 @@ from typing import Any
 
 import pytest
 from citus_cluster import DATABASE, Cluster, citus_cluster
+from hostile import HOSTILE, NUMBERS, answered, hundred
+from hypothesis import given
+from hypothesis import strategies as st
 
 WORKERS = ("worker1", "worker1b", "worker2", "worker3")
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with citus_cluster(WORKERS, register=False) as running:
+    with citus_cluster(WORKERS, register=False, settings={"citus.background_task_queue_interval": "250"}) as running:
         yield running
 
 
@@ -376,7 +379,7 @@ def test_a_connection_that_is_cut(cluster: Cluster) -> None:
     assert [row[2] for row in cluster.nodes()] == ["coordinator", "worker1", "worker2", "worker3", "worker1b"]
 
 
-HOSTILE = [
+ODD_NAMES = [
     "'; DROP TABLE pg_dist_node; --",
     'wor"ker',
     "worker 9",
@@ -388,9 +391,35 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", ODD_NAMES)
 def test_names_are_values(cluster: Cluster, name: str) -> None:
     """A secondary is registered without being connected to, so any name gets to the catalog as it is."""
     cluster.four_times("citus_node", nodes=[node(name, group=2, role="secondary")], wait=False)
     assert (2, "secondary", name) in [row[:3] for row in cluster.nodes()]
     cluster.four_times("citus_node", nodes=[node(name)], state="absent")
+
+
+@hundred
+@given(
+    name=HOSTILE,
+    cluster_name=st.none() | HOSTILE,
+    previous=st.none() | HOSTILE,
+    port=st.just(5432) | NUMBERS,
+    group=st.just(2) | NUMBERS,
+    state=st.sampled_from(["present", "absent", "drained", "disabled"]),
+)
+def test_hostile_input(
+    cluster: Cluster, name: str, cluster_name: str | None, previous: str | None, port: int, group: int, state: str
+) -> None:
+    """Registered under exactly that name, or refused; then away again, and nothing else has changed."""
+    before = cluster.nodes()
+    entry = {"name": name, "cluster": cluster_name, "previous_name": previous, "port": port, "group": group}
+    given = {key: value for key, value in entry.items() if value is not None}
+    done = answered(
+        cluster.call("citus_node", nodes=[{**given, "role": "secondary"}], state=state, wait=False, wait_timeout=1)
+    )
+    new = [row for row in cluster.nodes() if row not in before]
+    assert [row[:4] for row in new] == ([(group, "secondary", name, port)] if done and state == "present" else [])
+    if new:
+        cluster.ok("citus_node", nodes=[given], state="absent")
+    assert cluster.nodes() == before

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 
 import pytest
 from citus_cluster import DATABASE, Cluster, citus_cluster
+from hostile import NUMBERS, OPTION, answered, hundred
+from hypothesis import given
+from hypothesis import strategies as st
 
 # Quick to notice, slow enough that a job can be met while it runs.
-SETTINGS = {"citus.background_task_queue_interval": "1000", "max_worker_processes": "24"}
+SETTINGS = {"citus.background_task_queue_interval": "250", "max_worker_processes": "24"}
 EXECUTORS = ("citus.max_background_task_executors", "citus.max_background_task_executors_per_node")
 
 
@@ -41,7 +45,7 @@ def unbalanced(cluster: Cluster) -> None:
             break
         time.sleep(0.2)
     drained = {"nodes": [{"name": "worker3"}], "state": "drained", "wait_timeout": 120}
-    cluster.ok("citus_node", **drained)
+    cluster.ok("citus_node", **drained, shard_transfer_mode="block_writes")  # the quickest way
     cluster.ok("citus_node", nodes=[{"name": "worker3", "should_have_shards": True}])
 
 
@@ -143,8 +147,40 @@ def test_by_disk_size(cluster: Cluster) -> None:
 
 
 def test_unknown_strategy(cluster: Cluster) -> None:
-    message = cluster.refused("citus_rebalance", strategy="by_moon'; DROP TABLE events; --")
+    message = cluster.refused("citus_rebalance", strategy="by_moon")
     assert "The server has: by_disk_size, by_shard_count" in message
+
+
+@hundred
+@given(strategy=OPTION, threshold=st.none() | st.floats(), parallelism=st.none() | NUMBERS, timeout=NUMBERS)
+def test_hostile_input(
+    cluster: Cluster, strategy: str, threshold: float | None, parallelism: int | None, timeout: int
+) -> None:
+    """No such strategy, whatever else is said: nothing moves, no setting changes, no traceback."""
+    before = counts(cluster), executors(cluster), cluster.sql("SELECT * FROM pg_dist_rebalance_strategy ORDER BY name")
+    result = cluster.call(
+        "citus_rebalance", strategy=strategy, threshold=threshold, parallelism=parallelism, wait_timeout=timeout
+    )
+    assert not answered(result), result
+    after = counts(cluster), executors(cluster), cluster.sql("SELECT * FROM pg_dist_rebalance_strategy ORDER BY name")
+    assert after == before
+
+
+def test_a_connection_that_is_cut(cluster: Cluster) -> None:
+    """The session that waits is killed; the job goes on, and the next run finds it and sees it end."""
+    if cluster.is_standin:
+        pytest.skip("the stand-in's moves are too quick to be met at work")
+    started = cluster.ok("citus_rebalance", state="started", strategy="by_shard_count")
+    cut = threading.Thread(target=cluster.cut, args=("citus_rebalance_status",))
+    cut.start()
+    message = cluster.refused("citus_rebalance", strategy="by_shard_count", wait_timeout=180)
+    cut.join()
+    assert "The connection to" in message
+    assert "broke during" in message
+    assert "Run the task again" in message
+    resumed = cluster.ok("citus_rebalance", strategy="by_shard_count", wait_timeout=180)
+    assert resumed["progress"]["job_id"] == started["progress"]["job_id"]
+    assert counts(cluster)["worker3"] == 4
 
 
 def test_drain_only(cluster: Cluster) -> None:

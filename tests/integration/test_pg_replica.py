@@ -5,11 +5,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _replica_host
+from citus_cluster import call_here
+from hostile import HOSTILE, OPTION, answered, hundred
+from hypothesis import given
+from hypothesis import strategies as st
 from in_container import call, install
 from servers import DATA, Server, servers
 
@@ -116,8 +123,8 @@ def rows(host: Host) -> list[str]:
     return sorted(row[0] for row in host.query("SELECT * FROM rows"))
 
 
-def eventually(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+def eventually(look: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -396,3 +403,63 @@ def test_a_role_without_the_right(hosts: dict[str, Host]) -> None:
 
 def test_nobody_answers(hosts: dict[str, Host]) -> None:
     hosts["two"].refused("three", "Could not open a replication connection to three:5432")
+
+
+def test_a_server_that_is_too_old(hosts: dict[str, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_replica_host, "MINIMUM_VERSION", 990000)
+    result = call_here(
+        "pg_replica",
+        data_dir=str(tmp_path / "data"),
+        primary_conninfo={"host": hosts["one"].server.address, "user": "postgres"},
+    )
+    assert "runs PostgreSQL 17; pg_replica needs 99 or newer" in result["msg"]
+
+
+def test_a_copy_that_is_cut_is_begun_anew(hosts: dict[str, Host]) -> None:
+    """The limit on its rate makes the copy last; the primary ends the session that sends it."""
+    one, two = hosts["one"], hosts["two"]
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_basebackup WHERE backup_streamed > 0"
+    killer = threading.Thread(target=eventually, args=(lambda: bool(one.query(cut)), 60))
+    killer.start()
+    result = two.refused("one", "pg_basebackup ended with", "it begins the copy anew", max_rate="1M")
+    killer.join()
+    assert result["program"] == "pg_basebackup"
+    two.follow("one")
+
+
+def test_a_second_run_says_that_another_one_works(hosts: dict[str, Host]) -> None:
+    hosts["two"].server.container.exec_run(["flock", DATA, "sleep", "6"], user="postgres", detach=True)
+    eventually(lambda: hosts["two"].server.run(["sh", "-c", f"flock -n {DATA} true || echo busy"]) == "busy\n")
+    hosts["two"].refused("one", "Another run of pg_replica", wait_timeout=0)
+    assert hosts["two"].replica("one", wait_timeout=30)["needs"] == "start"
+
+
+@hundred
+@given(
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(("name", "slot", "rewind_user", "bin_dir", "config_file", "max_rate"), OPTION),
+            "data_dir": OPTION,
+            "primary_conninfo": st.dictionaries(
+                st.sampled_from(["host", "user", "port", "passfile", "password"]) | HOSTILE, HOSTILE, max_size=3
+            ),
+            "basebackup_conninfo": st.dictionaries(st.sampled_from(["host", "user"]) | HOSTILE, HOSTILE, max_size=2),
+            "primary_password": OPTION,
+            "state": st.sampled_from(["streaming", "promoted", "paused", "absent"]),
+        },
+    )
+)
+def test_hostile_input(hosts: dict[str, Host], tmp_path: Path, options: dict[str, Any]) -> None:
+    """Refused, in check mode: no traceback, and nothing new on the primary."""
+    one = hosts["one"]
+    given = {
+        "data_dir": str(tmp_path / "data"),
+        "primary_conninfo": {"host": one.server.address, "user": "postgres"},
+        "connect_timeout": 2,
+        "wait_timeout": 1,
+        **options,
+    }
+    answered(call_here("pg_replica", check=True, **given))
+    assert one.query("SELECT count(*) FROM pg_replication_slots") == [(0,)]
+    assert list(tmp_path.iterdir()) == []

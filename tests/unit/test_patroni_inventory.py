@@ -18,6 +18,14 @@ from typing import Any
 
 import pytest
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni_registry as registry
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
+    CitusHaError,
+    ConnectionFailed,
+    ServerError,
+)
+from hostile import HOSTILE, hundred
+from hypothesis import given
+from hypothesis import strategies as st
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / ".collections"
 
@@ -171,3 +179,44 @@ def test_refusals(tmp_path: Path, options: dict[str, Any], words: str) -> None:
     seen, errors = ansible_inventory(tmp_path, **options)
     assert seen == {}
     assert words in errors
+
+
+@hundred
+@given(url=HOSTILE, namespace=HOSTILE, scope=HOSTILE)
+def test_any_option_is_an_address_or_refused(url: str, namespace: str, scope: str) -> None:
+    with pytest.raises(CitusHaError) as caught:
+        registry.Etcd(url, timeout=1).members(namespace, scope)
+    assert str(caught.value).strip()
+    with pytest.raises(CitusHaError):
+        # Nobody listens there: what is no text is refused before.
+        registry.Etcd("http://127.0.0.1:1", timeout=1).members(namespace, scope)
+
+
+@hundred
+@given(st.dictionaries(st.sampled_from(["leader", "sync", "members/a", "1/members/b"]) | HOSTILE, HOSTILE))
+def test_any_registry_is_read(keys: dict[str, str]) -> None:
+    below = {f"/service/shop/{key}": value for key, value in keys.items()}
+    for found in registry.parse_keys(below, "/service/shop/", "shop"):
+        assert found.groups()[0] == "patroni"
+
+
+def test_a_conn_url_that_is_none() -> None:
+    keys = {"/service/shop/members/a": '{"conn_url": "postgres://[:x"}'}
+    (found,) = registry.parse_keys(keys, "/service/shop/", "shop")
+    assert (found.member.host, found.member.port) == (None, None)
+
+
+def test_a_member_that_cannot_answer_now_is_passed_over() -> None:
+    class Member:
+        def __init__(self, answer: Any) -> None:
+            self.answer = answer
+
+        def cluster(self) -> Any:
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer
+
+    broken = [Member(ServerError("etcd has no leader.")), Member(ConnectionFailed("nobody listens."))]
+    assert registry.first_answer([*broken, Member("well")], "cluster") == "well"
+    with pytest.raises(ConnectionFailed, match=r"etcd has no leader\. nobody listens\."):
+        registry.first_answer(broken, "cluster")

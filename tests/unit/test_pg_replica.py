@@ -251,6 +251,8 @@ def test_controldata() -> None:
         ({"host": "one", "password": "x"}, "must not contain password"),
         ({"host": "one", "dbname": "x"}, "must not contain dbname"),
         ({"host": "one", "no_such_key": "x"}, "not valid"),
+        ({"host": "one\nshared_preload_libraries = 'x'"}, "cannot stand in a configuration file"),
+        ({"host": "one", "user": "a\0"}, "the value of user"),
     ],
 )
 def test_a_primary_conninfo_that_is_none(parts: dict[str, Any], words: str) -> None:
@@ -266,7 +268,7 @@ def test_primary_conninfo() -> None:
     assert host.same_conninfo("no conninfo", "no conninfo")
 
 
-@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30))
+@given(st.text(st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]), min_size=1, max_size=30))
 def test_any_name_stays_one_value(name: str) -> None:
     parts = psycopg2.extensions.parse_dsn(host.make_conninfo({"host": name, "user": name}, name))
     assert parts == {"host": name, "user": name, "application_name": name}
