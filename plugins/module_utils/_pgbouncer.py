@@ -175,7 +175,7 @@ def where_it_leads(host: str, port: int, ca_cert: str, timeout: float = 1.0) -> 
 def leads_steadily(host: str, port: int, ca_cert: str, probes: int = 4) -> str | None:
     """The one server that several connections in a row reach; None while they reach none, or different ones."""
     seen = set()
-    for _ in range(probes):
+    for _probe in range(probes):
         seen.add(where_it_leads(host, port, ca_cert))
         if len(seen) > 1 or None in seen:
             return None

@@ -101,7 +101,7 @@ def test_the_application_role_is_no_superuser_and_the_superuser_stays_inside(dem
 
 
 def test_a_thousand_clients_share_the_pool(demo: Cluster) -> None:
-    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _soft, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     clients = []
     try:

@@ -9,6 +9,8 @@ import base64
 import datetime
 import hashlib
 import hmac
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,3 +153,12 @@ def test_a_volume_tells_its_cluster() -> None:
 def test_tables_are_aligned() -> None:
     rows: list[dict[str, Any]] = [{"name": "worker1-1", "lag": 0}, {"name": "w", "lag": None}]
     assert text_table(rows, ["name", "lag"]) == ["name       lag", "worker1-1  0", "w"]
+
+
+def test_every_filter_is_documented() -> None:
+    folder = Path(__file__).resolve().parents[2] / "plugins" / "filter"
+    names = set()
+    for path in folder.glob("*.py"):
+        module = importlib.import_module(f"ansible_collections.citus_ha.cluster.plugins.filter.{path.stem}")
+        names |= set(module.FilterModule().filters())
+    assert names == {path.stem for path in folder.glob("*.yml")}, "plugins/filter/NAME.yml holds its documentation"
