@@ -111,7 +111,8 @@ def machine(folder: Path, number: int) -> Iterator[Machine]:
             ["addr", "add", f"{made.address}/24", "dev", "eth0"],
         ):
             run("ip", "-n", name, *command)
-        inside = ["ip", "netns", "exec", name]
+        # Not `ip netns exec`: its own /sys has no control groups, without which the engine does not start.
+        inside = ["nsenter", f"--net=/run/netns/{name}"]
         engine = [
             *(*inside, "dockerd", "--data-root", str(data), "--exec-root", str(folder / f"{name}.exec")),
             *(
