@@ -51,27 +51,12 @@ taken:
   elements: dict
 """
 
-import errno
-import socket
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import Refused
+from ansible_collections.citus_ha.cluster.plugins.module_utils._ports import PORT_OPTIONS, is_taken
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
-
-
-def is_taken(address: str, port: int) -> bool:
-    """Whether listening there fails because somebody else does; an address this machine lacks is not our question."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Connections of a program that has ended do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-            probe.listen()
-        except OSError as error:
-            return error.errno in (errno.EACCES, errno.EADDRINUSE)
-    return False
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
@@ -96,11 +81,7 @@ def main() -> None:
                     "type": "list",
                     "elements": "dict",
                     "required": True,
-                    "options": {
-                        "address": {"type": "str", "required": True},
-                        "port": {"type": "int", "required": True},
-                        "variable": {"type": "str", "required": True},
-                    },
+                    "options": PORT_OPTIONS,
                 },
             },
             supports_check_mode=True,

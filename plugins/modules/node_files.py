@@ -48,6 +48,9 @@ options:
         description: Octal file mode.
         type: str
         default: "0640"
+      group:
+        description: Group of this file and of the folders that are made for it, where it is another one.
+        type: str
       secret:
         description: Keep the content out of the diff.
         type: bool
@@ -161,13 +164,15 @@ def make_folders(folder: str, root: str, uid: int, gid: int) -> None:
             os.chown(path, uid, gid)
 
 
-def number(name: str, look_up: Any, kind: str) -> int:
-    """Numeric id of a user or group given by name or number."""
+def number(name: str, look_up: Any, kind: str, may_be_missing: bool) -> int:
+    """Numeric id of a user or group given by name or number; -1 for one that may be missing, as in check mode."""
     if name.isdigit():
         return int(name)
     try:
         return int(look_up(name)[2])
     except KeyError as error:
+        if may_be_missing:
+            return -1
         raise InvalidInput(
             f"{kind}: there is no {kind} '{name}' on this machine.", "Create it or give its number."
         ) from error
@@ -176,11 +181,14 @@ def number(name: str, look_up: Any, kind: str) -> int:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Compare, and unless in check mode write."""
     params = module.params
-    uid = number(params["owner"], pwd.getpwnam, "owner") if params["owner"] else os.geteuid()
-    gid = number(params["group"], grp.getgrnam, "group") if params["group"] else os.getegid()
+    # A package that makes the user may not be installed yet.
+    missing_ok = module.check_mode
+    uid = number(params["owner"], pwd.getpwnam, "owner", missing_ok) if params["owner"] else os.geteuid()
+    default_gid = number(params["group"], grp.getgrnam, "group", missing_ok) if params["group"] else os.getegid()
     changed, differences = [], []
     for file in params["files"]:
         path = params["root"] + file["path"]
+        gid = number(file["group"], grp.getgrnam, "group", missing_ok) if file["group"] else default_gid
         desired = FileState(file["content"], int(file["mode"], 8), uid, gid)
         before = observe(path)
         if before == desired:
@@ -218,6 +226,7 @@ def main() -> None:
                         "path": {"type": "str", "required": True},
                         "content": {"type": "str", "required": True, "no_log": True},
                         "mode": {"type": "str", "default": "0640"},
+                        "group": {"type": "str"},
                         "secret": {"type": "bool", "default": False},
                     },
                 },

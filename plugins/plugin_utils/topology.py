@@ -46,6 +46,7 @@ FACTS = {
     "citus_node_image",
     "citus_node_image_source",
     "postgres_is_leader",
+    "service_machine",
     "service_machine_memory",
 }
 
@@ -207,6 +208,7 @@ def build(inventory: Inventory) -> tuple[dict[str, Any], list[Finding]]:
         "machines": machines(nodes),
         # The image and the clients have a version even where no server is.
         "postgres_version": int(inventory.get((postgres or list(nodes))[0], "postgres_version")) if nodes else None,
+        "postgres_repository": inventory.get(next(iter(nodes)), "postgres_repository") if nodes else None,
     }
     return topology, findings
 

@@ -1,27 +1,34 @@
 #!/bin/sh
-# Installs Citus into the node image: install_citus.sh SOURCE PACKAGE POSTGRESQL_VERSION
+# Installs Citus, into the node image or on a machine: install_citus.sh SOURCE PACKAGE POSTGRESQL_VERSION
 #   SOURCE   repository  the Citus community repository
 #            files       *.deb beside this script
 #            standin     an SQL extension beside this script (laboratory only)
 set -eu
 source=$1 package=$2 postgresql_version=$3
 here=$(dirname "$0")
+export DEBIAN_FRONTEND=noninteractive
 . /etc/os-release
+
+# Citus links it without saying so in its package.
+case "$VERSION_CODENAME" in
+bookworm | jammy) libcurl=libcurl3-gnutls ;;
+*) libcurl=libcurl3t64-gnutls ;;
+esac
 
 case "$source" in
 repository)
     key=/usr/share/keyrings/citusdata_community.gpg
     apt-get update
     apt-get install --yes --no-install-recommends gnupg
-    curl --fail --silent --show-error "https://repos.citusdata.com/community/gpgkey" | gpg --dearmor --output "$key"
+    curl --fail --silent --show-error "https://repos.citusdata.com/community/gpgkey" | gpg --yes --dearmor --output "$key"
     echo "deb [signed-by=$key] https://repos.citusdata.com/community/$ID/ $VERSION_CODENAME main" \
         > /etc/apt/sources.list.d/citusdata_community.list
     apt-get update
-    apt-get install --yes --no-install-recommends "$package"
+    apt-get install --yes --no-install-recommends "$package" "$libcurl"
     ;;
 files)
     apt-get update
-    apt-get install --yes --no-install-recommends "$here"/*.deb
+    apt-get install --yes --no-install-recommends "$here"/*.deb "$libcurl"
     ;;
 standin)
     sh "$here/install.sh" "$postgresql_version"
@@ -31,4 +38,3 @@ standin)
     exit 2
     ;;
 esac
-rm -rf /var/lib/apt/lists/* /var/log/*

@@ -1,0 +1,51 @@
+# Copyright (c) 2026 citus_ha contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Action plugin of the module ``machine``: compares clocks, and refuses with everything that stands in the way."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.machine import Wanted, clock_offset, findings
+
+# What sudo says to who may not: no password given, not in sudoers, no tty, a wrong password.
+NO_RIGHTS = re.compile(r"sudo|password|privilege escalation|become", re.IGNORECASE)
+
+
+class ActionModule(ActionBase):
+    """Look at the machine, then judge here, where the controller's clock is."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The module's result; fails with all findings at once."""
+        super().run(tmp, task_vars)
+        task_vars = task_vars or {}
+        host = task_vars["inventory_hostname"]
+        before = time.time()
+        seen = self._execute_module(module_name="citus_ha.cluster.machine", task_vars=task_vars)
+        after = time.time()
+        if seen.get("failed"):
+            text = " ".join(str(seen.get(key, "")) for key in ("msg", "module_stderr", "module_stdout"))
+            if "memory_bytes" not in seen and NO_RIGHTS.search(text):
+                user = self._connection.get_option("remote_user") if self._connection.has_option("remote_user") else None
+                raise AnsibleActionFail(
+                    f"{host}: the user {user or 'of the connection'} cannot become root there: {text.strip()} "
+                    "Give it sudo without a password, or run with --ask-become-pass. Nothing was changed."
+                )
+            return seen
+        wanted = Wanted(
+            cluster_id=self._task.args["cluster_id"],
+            kind=self._task.args["kind"],
+            postgres_version=int(self._task.args["postgres_version"]) if self._task.args.get("postgres_version") else None,
+            postgres_repository=self._task.args.get("postgres_repository", "distribution"),
+            minimum_free=int(self._task.args.get("minimum_free", 2147483648)),
+        )
+        problems = findings(seen, wanted, clock_offset(seen.pop("time"), before, after))
+        if problems:
+            lines = "\n".join(f"  - {problem}" for problem in problems)
+            raise AnsibleActionFail(f"No node can run on the machine {host}. Nothing was changed.\n{lines}")
+        return seen

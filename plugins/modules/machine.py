@@ -1,0 +1,208 @@
+#!/usr/bin/python
+# Copyright (c) 2026 citus_ha contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Know a machine, or say why no node can run on it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: machine
+short_description: Know a machine, or say why no node can run on it
+version_added: 0.1.0
+description:
+  - Looks at a machine on which systemd shall run a node, in one execution, and changes nothing.
+  - Fails with everything that stands in the way at once. An unsupported distribution or version, no rights, no space, a
+    clock that differs from the controller's, ports that another program has, data of another cluster or of a PostgreSQL
+    that this collection did not make.
+author: citus_ha contributors (@citus-ha)
+extends_documentation_fragment:
+  - citus_ha.cluster.attributes.info
+options:
+  cluster_id:
+    description: The cluster's id, which the folder of its data carries.
+    type: str
+    required: true
+  path:
+    description: Folder of the cluster's data.
+    type: path
+    default: /var/lib/citus_ha
+  units:
+    description: The node's systemd units. While one of them runs, the ports are taken to be its own.
+    type: list
+    elements: str
+    default: []
+  ports:
+    description: The ports that the node wants.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      address:
+        description: Address to listen on.
+        type: str
+        required: true
+      port:
+        description: TCP port.
+        type: int
+        required: true
+      variable:
+        description: The variable of the inventory that says so, for the message.
+        type: str
+        required: true
+  kind:
+    description: What the node is; only servers and poolers depend on the PostgreSQL version.
+    type: str
+    choices: [etcd, postgres, pooler]
+    required: true
+  postgres_version:
+    description: The PostgreSQL version that is wanted.
+    type: int
+  postgres_repository:
+    description: Where packages of PostgreSQL come from.
+    type: str
+    choices: [distribution, pgdg]
+    default: distribution
+  minimum_free:
+    description: Bytes that a new machine must have free, for packages and for data each.
+    type: int
+    default: 2147483648
+"""
+
+EXAMPLES = r"""
+- name: Refuse a machine that cannot carry the node
+  citus_ha.cluster.machine:
+    cluster_id: "{{ cluster_id }}"
+    kind: postgres
+    postgres_version: 17
+    units: [citus_ha.service]
+    ports:
+      - {address: 192.0.2.21, port: 5432, variable: postgres_port}
+  become: true
+  register: machine
+"""
+
+RETURN = r"""
+distribution:
+  description: The C(id), C(version) and C(codename) of the distribution.
+  type: dict
+  returned: success
+  sample: {id: debian, version: "13", codename: trixie}
+memory_bytes:
+  description: The machine's memory.
+  type: int
+  returned: success
+owner:
+  description: What the folder of the data says of the cluster that it belongs to; empty on a new machine.
+  type: dict
+  returned: success
+  sample: {cluster_id: 0a1b2c3d4e5f6a7b, cluster_name: citus, node: worker1-1}
+"""
+
+import glob
+import json
+import os
+import subprocess
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.citus_ha.cluster.plugins.module_utils._ports import PORT_OPTIONS, is_taken
+from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
+
+OWNER_FILE = "cluster.json"
+
+
+def distribution() -> dict[str, str]:
+    """What /etc/os-release says; empty strings where it says nothing."""
+    fields: dict[str, str] = {}
+    try:
+        with open("/etc/os-release", encoding="utf-8") as file:
+            for line in file:
+                name, _, value = line.strip().partition("=")
+                fields[name] = value.strip("\"'")
+    except OSError:
+        pass  # no such file: no distribution that anybody here knows
+    return {
+        "id": fields.get("ID", ""),
+        "version": fields.get("VERSION_ID", ""),
+        "codename": fields.get("VERSION_CODENAME", ""),
+    }
+
+
+def owner(path: str) -> dict[str, Any]:
+    """The mark that a cluster leaves in its folder; empty without one."""
+    try:
+        with open(os.path.join(path, OWNER_FILE), encoding="utf-8") as file:
+            return dict(json.load(file))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError):
+        return {"cluster_id": "unreadable"}
+
+
+def free_bytes(path: str) -> int:
+    """Free space for root's files below the nearest folder that exists."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    state = os.statvfs(path)
+    return state.f_bavail * state.f_frsize
+
+
+def memory_bytes() -> int:
+    """Physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def runs(unit: str) -> bool:
+    """Whether systemd has the unit running, or is about to start it again."""
+    seen = subprocess.run(["systemctl", "is-active", unit], capture_output=True, text=True, check=False)
+    return seen.stdout.strip() in ("active", "activating", "reloading", "deactivating")
+
+
+def data_folders(path: str) -> list[str]:
+    """PostgreSQL data folders: Debian's own, and in the folder of the cluster."""
+    found = glob.glob("/var/lib/postgresql/*/*/PG_VERSION") + glob.glob(f"{path}/*/data/PG_VERSION")
+    return sorted(os.path.dirname(name) for name in found)
+
+
+def work(module: AnsibleModule) -> dict[str, Any]:
+    """Look at everything once; the action plugin judges."""
+    params = module.params
+    ours = any(runs(unit) for unit in params["units"])
+    return {
+        "changed": False,
+        "time": time.time(),
+        "distribution": distribution(),
+        "memory_bytes": memory_bytes(),
+        "free_bytes": {folder: free_bytes(folder) for folder in (params["path"], "/usr")},
+        "owner": owner(params["path"]),
+        "data_folders": data_folders(params["path"]),
+        "systemd": os.path.isdir("/run/systemd/system"),
+        "taken_ports": [] if ours else [entry for entry in params["ports"] if is_taken(entry["address"], entry["port"])],
+    }
+
+
+def main() -> None:
+    """Entry point."""
+    run(
+        AnsibleModule(
+            argument_spec={
+                "cluster_id": {"type": "str", "required": True},
+                "path": {"type": "path", "default": "/var/lib/citus_ha"},
+                "units": {"type": "list", "elements": "str", "default": []},
+                "ports": {"type": "list", "elements": "dict", "default": [], "options": PORT_OPTIONS},
+                "kind": {"type": "str", "choices": ["etcd", "postgres", "pooler"], "required": True},
+                "postgres_version": {"type": "int"},
+                "postgres_repository": {"type": "str", "choices": ["distribution", "pgdg"], "default": "distribution"},
+                "minimum_free": {"type": "int", "default": 2147483648},
+            },
+            supports_check_mode=True,
+        ),
+        work,
+        needs_psycopg2=False,
+    )
+
+
+if __name__ == "__main__":
+    main()
