@@ -31,7 +31,9 @@ class ActionModule(ActionBase):
         if seen.get("failed"):
             text = " ".join(str(seen.get(key, "")) for key in ("msg", "module_stderr", "module_stdout"))
             if "memory_bytes" not in seen and NO_RIGHTS.search(text):
-                user = self._connection.get_option("remote_user") if self._connection.has_option("remote_user") else None
+                user = (
+                    self._connection.get_option("remote_user") if self._connection.has_option("remote_user") else None
+                )
                 raise AnsibleActionFail(
                     f"{host}: the user {user or 'of the connection'} cannot become root there: {text.strip()} "
                     "Give it sudo without a password, or run with --ask-become-pass. Nothing was changed."
@@ -40,7 +42,9 @@ class ActionModule(ActionBase):
         wanted = Wanted(
             cluster_id=self._task.args["cluster_id"],
             kind=self._task.args["kind"],
-            postgres_version=int(self._task.args["postgres_version"]) if self._task.args.get("postgres_version") else None,
+            postgres_version=int(self._task.args["postgres_version"])
+            if self._task.args.get("postgres_version")
+            else None,
             postgres_repository=self._task.args.get("postgres_repository", "distribution"),
             minimum_free=int(self._task.args.get("minimum_free", 2147483648)),
         )

@@ -179,7 +179,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "owner": owner(params["path"]),
         "data_folders": data_folders(params["path"]),
         "systemd": os.path.isdir("/run/systemd/system"),
-        "taken_ports": [] if ours else [entry for entry in params["ports"] if is_taken(entry["address"], entry["port"])],
+        "taken_ports": []
+        if ours
+        else [entry for entry in params["ports"] if is_taken(entry["address"], entry["port"])],
     }
 
 

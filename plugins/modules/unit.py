@@ -11,8 +11,10 @@ module: unit
 short_description: Start, stop or restart a systemd unit and wait until what it runs is healthy
 version_added: 0.1.0
 description:
-  - As M(ansible.builtin.systemd_service), and for a restart it waits until a command says that the process is healthy, in
-    the same execution, so that C(throttle) makes a rolling restart of it.
+  - As M(ansible.builtin.systemd_service), and for a restart it waits until the unit's own health check says that the
+    process is healthy, in the same execution, so that C(throttle) makes a rolling restart of it.
+  - A unit carries its health check as a container does, in a section that systemd leaves alone, C([X-Health]) with one
+    C(Command). It is run as the unit's user with the unit's environment. A unit without one is healthy when it runs.
   - Unit files that changed on the disk are read again by itself. In check mode a unit may not exist yet.
 author: citus_ha contributors (@citus-ha)
 extends_documentation_fragment:
@@ -32,18 +34,6 @@ options:
   enabled:
     description: Whether the unit starts with the machine. Left as it is when not given.
     type: bool
-  health:
-    description: Command that exits 0 when the process is healthy. A restart waits for it.
-    type: list
-    elements: str
-    default: []
-  health_user:
-    description: User that runs it. The user of the task when not given.
-    type: str
-  health_path:
-    description: Folders to search for the command, before the usual ones.
-    type: str
-    default: ""
   timeout:
     description: Seconds to wait until it is healthy.
     type: int
@@ -55,8 +45,6 @@ EXAMPLES = r"""
   citus_ha.cluster.unit:
     name: citus_ha.service
     state: restarted
-    health: [pg_isready, --quiet, --host=/run/postgresql]
-    health_user: postgres
   become: true
   throttle: 1
 """
@@ -70,7 +58,9 @@ actions:
   sample: [enable, start]
 """
 
+import configparser
 import os
+import shlex
 import subprocess
 import time
 from dataclasses import dataclass
@@ -136,17 +126,29 @@ def systemctl(*arguments: str) -> str:
     return finished.stdout
 
 
-def wait_until_healthy(params: dict[str, Any]) -> None:
-    """Ask again and again until the command succeeds."""
-    command = params["health"]
-    if params["health_user"]:
-        command = ["runuser", "--user", params["health_user"], "--", *command]
-    path = ":".join(filter(None, [params["health_path"], os.environ.get("PATH", ""), "/usr/sbin:/usr/bin:/sbin:/bin"]))
-    deadline = time.monotonic() + params["timeout"]
+def health_command(unit_file: str) -> list[str]:
+    """The health check that a unit file carries; empty without one."""
+    # systemd's files may have a key twice, and values with any character.
+    parser = configparser.RawConfigParser(strict=False, interpolation=None, delimiters=("=",))
+    parser.read_string(unit_file)
+    return shlex.split(parser.get("X-Health", "Command", fallback=""))
+
+
+def wait_until_healthy(name: str, timeout: float) -> None:
+    """Run the unit's health check again and again until it succeeds."""
+    text = systemctl("show", "--property=FragmentPath,User,Environment", name)
+    unit = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    with open(unit["FragmentPath"], encoding="utf-8") as file:
+        command = health_command(file.read())
+    if not command:
+        return
+    variables = dict(entry.split("=", 1) for entry in shlex.split(unit.get("Environment", "")) if "=" in entry)
+    argv = ["runuser", "--user", unit.get("User") or "root", "--", *command]
+    deadline = time.monotonic() + timeout
     while True:
         try:
             asked = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=15, env={**os.environ, "PATH": path}
+                argv, capture_output=True, text=True, check=False, timeout=15, env={**os.environ, **variables}
             )
             if asked.returncode == 0:
                 return
@@ -155,9 +157,8 @@ def wait_until_healthy(params: dict[str, Any]) -> None:
             answer = "no answer within 15 seconds"
         if time.monotonic() > deadline:
             raise TimedOut(
-                f"{params['name']} is not healthy {params['timeout']} seconds after its restart: "
-                f"{' '.join(params['health'])}: {answer}.",
-                f"See what the process said: journalctl -u {params['name']}",
+                f"{name} is not healthy {timeout} seconds after its restart: {' '.join(command)}: {answer}.",
+                f"See what the process said: journalctl -u {name}",
             )
         time.sleep(0.3)
 
@@ -176,8 +177,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     if not module.check_mode:
         for verb in verbs:
             systemctl(verb, name)
-        if params["health"] and "restart" in verbs:
-            wait_until_healthy(params)
+        if "restart" in verbs:
+            wait_until_healthy(name, params["timeout"])
     return {
         "changed": bool(verbs),
         "actions": verbs,
@@ -197,9 +198,6 @@ def main() -> None:
                     "default": "started",
                 },
                 "enabled": {"type": "bool"},
-                "health": {"type": "list", "elements": "str", "default": []},
-                "health_user": {"type": "str"},
-                "health_path": {"type": "str", "default": ""},
                 "timeout": {"type": "int", "default": 180},
             },
             supports_check_mode=True,

@@ -71,8 +71,8 @@ def _distribution(seen: Mapping[str, Any], wanted: Wanted) -> Iterable[str]:
     if not known["enough"]:
         yield (
             f"{name} itself has PostgreSQL {known['postgresql']}, Patroni {known['patroni']} and PgBouncer "
-            f"{known['pgbouncer']}; the cluster needs PostgreSQL {wanted.postgres_version}, Patroni 4.0 and PgBouncer 1.21 "
-            "or newer. Set postgres_repository: pgdg (apt.postgresql.org has them), or use Debian 13."
+            f"{known['pgbouncer']}; the cluster needs PostgreSQL {wanted.postgres_version}, Patroni 4.0 and PgBouncer "
+            "1.21 or newer. Set postgres_repository: pgdg (apt.postgresql.org has them), or use Debian 13."
         )
     elif wanted.postgres_version not in (None, known["postgresql"]):
         yield (
@@ -112,8 +112,8 @@ def _data(seen: Mapping[str, Any], wanted: Wanted) -> Iterable[str]:
     if owner and owner.get("cluster_id") != wanted.cluster_id:
         yield (
             f"its data belongs to another cluster: {owner.get('cluster_name', 'unknown')} with the cluster_id "
-            f"{owner.get('cluster_id')}, and the secrets here say {wanted.cluster_id}. Put that cluster's secrets back, or "
-            "remove the folder of the data if nobody needs it."
+            f"{owner.get('cluster_id')}, and the secrets here say {wanted.cluster_id}. Put that cluster's secrets "
+            "back, or remove the folder of the data if nobody needs it."
         )
     elif not owner and seen["data_folders"]:
         yield (

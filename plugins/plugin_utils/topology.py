@@ -74,13 +74,13 @@ class Finding:
 class Node:
     """One inventory host as the other nodes see it.
 
-    ``address`` is the name or address that others connect to, ``ip`` the address that they see its
-    connections come from, ``machine`` what its ports and memory are shared on. ``become`` says whether
-    tasks have to become the service's user: in a container they are it already. ``memory`` is the sum of the
-    node's limits in bytes, 0 without any. ``published`` are the ports that the node takes on its machine: ``address``,
-    ``port`` and the ``variable`` that says so. ``proxy_address`` and
-    ``proxy_ip`` are the same for the HAProxy beside a pooler, and ``client`` says how clients outside reach
-    both: ``address``, ``pooler``, ``primary`` and ``standby`` (ports).
+    ``address`` is the name or address that others connect to, ``ip`` the address that they see its connections
+    come from, ``machine`` what its ports and memory are shared on, ``own_network`` whether all addresses of its
+    network are its own. ``become`` says whether tasks have to become the service's user: in a container they
+    are it already. ``memory`` is the sum of the node's limits in bytes, 0 without any. ``published`` are the
+    ports that the node takes on its machine: ``address``, ``port`` and the ``variable`` that says so.
+    ``proxy_address`` and ``proxy_ip`` are the same for the HAProxy beside a pooler, and ``client`` says how
+    clients outside reach both: ``address``, ``pooler``, ``primary`` and ``standby`` (ports).
     """
 
     name: str
@@ -90,6 +90,7 @@ class Node:
     address: str
     ip: str
     become: bool
+    own_network: bool
     ports: dict[str, int] = field(default_factory=dict)
     memory: int = 0
     published: list[dict[str, Any]] = field(default_factory=list)
@@ -240,6 +241,7 @@ def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         address=str(address),
         ip=str(ip),
         become=not docker,
+        own_network=on_bridge,
         memory=sum(_bytes(inventory.get(host, limit)) for limit in MEMORY_LIMITS[kind]),
         ports={port: int(inventory.get(host, port)) for port in LISTENERS[kind]},
     )
