@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,6 @@ def render(folder: Path, manager: str) -> dict[str, dict[str, Any]]:
                 }
     dump = folder / manager
     dump.mkdir()
-    (folder / "ansible.cfg").touch()
     inventory = folder / f"{manager}.yml"
     everywhere = {
         **VARIABLES,
@@ -145,7 +145,11 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, di
     """Both runtimes."""
     folder = tmp_path_factory.mktemp("runtimes")
     collection(folder)
-    return {manager: render(folder, manager) for manager in ("docker", "systemd")}
+    (folder / "secrets").mkdir()
+    (folder / "ansible.cfg").touch()
+    runtimes = ("docker", "systemd")
+    with ThreadPoolExecutor() as both:
+        return dict(zip(runtimes, both.map(lambda manager: render(folder, manager), runtimes), strict=True))
 
 
 def without_listeners(text: str) -> list[str]:
