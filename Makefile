@@ -36,7 +36,7 @@ demo: setup ## Bring up the default Docker inventory, run the example, print whe
 	@$(call playbook,connection_info)
 
 ##@ Cluster (INVENTORY=...)
-.PHONY: site image example status verify psql dsn logs dump rebalance reinit switchover restart pause resume failover
+.PHONY: site image example status verify psql dsn logs dump rebalance reinit switchover balance restart pause resume failover
 .PHONY: down up destroy
 site: venv ## Make the cluster what the inventory says; may be run again at any time
 	@$(call playbook,site)
@@ -77,6 +77,9 @@ switchover: venv ## Let another member lead a group, without an error for client
 	@$(if $(GROUP),,$(error which group? make switchover GROUP=worker1))
 	@$(call playbook,switchover) -e group=$(GROUP) $(if $(CANDIDATE),-e candidate=$(CANDIDATE))
 
+balance: venv ## Let the first member of every group lead again, as before the failovers
+	@$(call playbook,balance) $(if $(GROUP),-e group=$(GROUP))
+
 restart: venv ## Restart PostgreSQL in every group, or in GROUP=worker1, without an error for clients
 	@$(call playbook,restart) $(if $(GROUP),-e group=$(GROUP))
 
@@ -102,7 +105,7 @@ destroy: venv ## Remove the cluster with its data and secrets; asks, unless CONF
 	@$(call playbook,destroy) -e confirm=yes
 
 ##@ Tests
-.PHONY: check lint unit sanity integration test test-all molecule
+.PHONY: check lint unit sanity integration test test-all chaos chaos-quick molecule
 check: lint unit ## Linters and unit tests: needs no Docker, takes two minutes
 
 lint: venv ## ruff, mypy, yamllint, ansible-lint (profile production), changelog fragments
@@ -120,6 +123,12 @@ integration: setup ## Modules and roles against real servers in containers
 test: setup lint ## Linters, then all tests but those marked slow, with a whole cluster on Docker
 	@echo "make test leaves out the tests marked slow and the molecule scenarios: make test-all and make molecule run them"
 	@scripts/test.sh -m "not slow"
+
+chaos: setup ## Break INVENTORY's cluster under load for an hour, and check its promises: ARGS="--seed 1 --faults ..."
+	@$(BIN)/python tests/chaos/run.py --inventory $(INVENTORY) $(ARGS)
+
+chaos-quick: setup ## The same for ten minutes, with the faults that matter most
+	@$(BIN)/python tests/chaos/run.py --inventory $(INVENTORY) --minutes 9 --faults quick $(ARGS)
 
 test-all: setup lint ## Everything, the slow tests too, and last ansible-test sanity
 	@echo "make test-all leaves out the molecule scenarios: make molecule runs them"

@@ -157,7 +157,7 @@ def _watch(pipe: int, resume: Any, limit: float) -> None:
         os._exit(0)
 
 
-def where_it_leads(host: str, port: int, ca_cert: str, timeout: float = 1.0) -> str | None:
+def where_it_leads(host: str, port: int, ca_cert: str, timeout: float = 2.0) -> str | None:
     """Name of the server that a connection to ``port`` reaches now, by its certificate; None when it reaches none."""
     context = ssl.create_default_context(cafile=ca_cert)
     try:

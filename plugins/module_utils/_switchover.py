@@ -156,7 +156,8 @@ class Leader:
             timeout,
             "Waiting for open transactions on the leader",
             "Nobody was switched over and clients go on as before. End these, or allow more time with drain_timeout.",
-            interval=0.05,
+            interval=0.03,
+            longest_interval=0.03,
         )
 
 

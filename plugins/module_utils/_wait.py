@@ -21,13 +21,14 @@ def wait_for(
     what: str,
     remedy: str = "",
     interval: float = 0.25,
+    longest_interval: float = 2.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """Call ``look`` until ``missing`` of what it saw is empty, and return what it saw.
 
     ``missing`` is a pure predicate that names what is not there yet. ``timeout`` and ``interval``
-    are seconds; the interval doubles up to two seconds.
+    are seconds; the interval doubles up to ``longest_interval``.
 
     :raises TimedOut: the message names ``what`` was waited for and what was still missing.
     """
@@ -44,4 +45,4 @@ def wait_for(
                 missing=lacking,
             )
         sleep(min(interval, max(0.0, deadline - clock())))
-        interval = min(interval * 2, 2.0)
+        interval = min(interval * 2, longest_interval)

@@ -74,6 +74,12 @@ options:
     description: Seconds that transactions have to end. After that nothing is switched over.
     type: int
     default: 10
+  start_at:
+    description:
+      - The moment, in seconds since 1970, before which no client is held and nothing is switched over. Halves that
+        start a little apart, because Python takes its time, begin together then. At most ten seconds are waited.
+      - When not given, each half begins at once.
+    type: float
   leader:
     description: V(pooler), the member that leads now and is to be replaced.
     type: str
@@ -151,6 +157,9 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait
 # The leader's half may begin a little later than a pooler's, and waits as long for transactions.
 STEP_DOWN_GRACE = 5
 
+# Seconds that a busy HAProxy may take to lead to the leader before a switchover is refused.
+LOOK_AGAIN = 5
+
 
 def lead(module: AnsibleModule) -> dict[str, Any]:
     """The leader's half: observe, plan, apply."""
@@ -177,6 +186,7 @@ def lead(module: AnsibleModule) -> dict[str, Any]:
         with server.alone():
             server.checkpoint()
             if params["poolers"]:
+                _wait_until(params["start_at"])
                 server.wait_for_silence(params["poolers"], params["drain_timeout"])
             begun = time.monotonic()
             client.switchover(str(todo.leader), todo.candidate, timeout=params["wait_timeout"])
@@ -235,7 +245,9 @@ def hold(module: AnsibleModule) -> dict[str, Any]:
             "PgBouncer is paused already: another switchover runs, or somebody said PAUSE. Nothing was changed.",
             "Wait for it, or say RESUME on its admin console.",
         )
-    leads_to = where_it_leads(*target)
+    patience = time.monotonic() + LOOK_AGAIN
+    while (leads_to := where_it_leads(*target)) != old and time.monotonic() < patience:
+        time.sleep(0.2)
     if leads_to != old:
         raise Refused(
             f"{target[0]}, port {target[1]}, leads to {leads_to or 'nobody'} instead of the leader {old}. "
@@ -244,6 +256,7 @@ def hold(module: AnsibleModule) -> dict[str, Any]:
         )
     if module.check_mode:
         return {**result, "changed": True}
+    _wait_until(params["start_at"])
     begun = time.monotonic()
     with console.paused(params["drain_timeout"], params["wait_timeout"]):
         result["new_leader"] = _follow(client, params, old, target, begun)
@@ -254,25 +267,32 @@ def _follow(
     client: _patroni.Client, params: dict[str, Any], old: str, target: tuple[str, int, str], begun: float
 ) -> str:
     """Name of the new leader, once the port leads to it and it accepts writes."""
-    give_up_without_step_down = begun + params["drain_timeout"] + STEP_DOWN_GRACE
+    step_down_by = begun + params["drain_timeout"] + STEP_DOWN_GRACE
     apis = {member.name: client.at(member.api_url) for member in client.cluster().members if member.api_url}
     stepped_down = False
     while time.monotonic() < begun + params["wait_timeout"]:
-        new = leads_steadily(*target)
-        if new is not None and new != old and new in apis and _accepts_writes(apis[new]):
-            return new
-        stepped_down = stepped_down or not _accepts_writes(apis[old])
-        if not stepped_down and time.monotonic() > give_up_without_step_down:
+        new = where_it_leads(*target)
+        if new not in (None, old) and leads_steadily(*target) == new and _accepts_writes(apis[str(new)]):
+            return str(new)
+        if not stepped_down and time.monotonic() > step_down_by:
+            stepped_down = not _accepts_writes(apis[old])
+        if not stepped_down and time.monotonic() > step_down_by:
             raise TimedOut(
                 f"{old} still leads, {params['drain_timeout'] + STEP_DOWN_GRACE} seconds after clients were made to "
                 "wait. They go on as before.",
                 "The task on the leader's node says why. Both must run at the same time: allow Ansible enough forks.",
             )
-        time.sleep(0.03)
+        time.sleep(0.05)
     raise TimedOut(
         f"{target[0]}, port {target[1]}, led to no new leader within {params['wait_timeout']} seconds. Clients go on.",
         "Look at HAProxy beside this pooler, and at `patronictl list`.",
     )
+
+
+def _wait_until(moment: float | None) -> None:
+    """Begin together with the other halves. A clock that is wrong costs ten seconds at most."""
+    if moment is not None:
+        time.sleep(min(max(0.0, moment - time.time()), 10))
 
 
 def _leader_of(client: _patroni.Client) -> str | None:
@@ -308,6 +328,7 @@ def main() -> None:
             "socket_port": {"type": "int", "default": 5432},
             "poolers": {"type": "list", "elements": "str", "default": []},
             "drain_timeout": {"type": "int", "default": 10},
+            "start_at": {"type": "float"},
             "leader": {"type": "str"},
             "target_host": {"type": "str"},
             "target_port": {"type": "int"},

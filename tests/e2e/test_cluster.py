@@ -175,6 +175,53 @@ def test_a_killed_leader_is_replaced_and_rejoins(demo: Cluster, group: str) -> N
     eventually(lambda: healthy(demo), timeout=180)
 
 
+@pytest.mark.parametrize("group", ["coordinator", "worker1"])
+def test_a_switchover_under_load_causes_no_error_and_loses_nothing(demo: Cluster, group: str) -> None:
+    old = demo.leader(group)
+    acknowledged: list[int] = []
+    errors: list[str] = []
+    stop = threading.Event()
+
+    def write(first: int) -> None:
+        connection = demo.connect()
+        key = first
+        while not stop.is_set():
+            key += 1
+            try:
+                # Four statements in one transaction, on shards of both groups: two-phase commit.
+                with connection, connection.cursor() as cursor:
+                    cursor.execute("BEGIN")
+                    for part in range(3):
+                        cursor.execute("INSERT INTO ledger (key) VALUES (%s)", (key * 10 + part,))
+                    cursor.execute("COMMIT")
+                acknowledged.append(key)
+            except psycopg2.Error as error:
+                errors.append(str(error))
+                return
+        connection.close()
+
+    writers = [threading.Thread(target=write, args=(n * 10**9,)) for n in range(1, 7)]
+    for writer in writers:
+        writer.start()
+    try:
+        refused = demo.play("switchover", "-e", f"group={group}", "-e", "candidate=nobody")
+        assert refused.code != 0 and "has no member nobody" in refused.output
+        demo.play("switchover", "-e", f"group={group}").succeeded()
+        before = len(acknowledged)
+        eventually(lambda: len(acknowledged) > before + 10)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert errors == []
+    assert demo.leader(group) != old
+    stored = {key for (key,) in demo.query("SELECT key FROM ledger WHERE key >= 10000000000")}
+    assert {key * 10 + part for key in acknowledged for part in range(3)} <= stored
+    # Who leads already is left alone.
+    candidate = f"candidate={PREFIX}{demo.leader(group)}"
+    assert demo.play("switchover", "-e", f"group={group}", "-e", candidate).succeeded().changed == {}
+
+
 def test_a_broken_standby_is_built_anew(demo: Cluster) -> None:
     standby = "worker1-1" if demo.leader("worker1") == "worker1-2" else "worker1-2"
     demo.inside(standby, "sh", "-c", "rm -rf /var/lib/citus_ha/postgres/data/base")

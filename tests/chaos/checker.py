@@ -1,0 +1,169 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""Whether the database agrees with what the clients were told. Pure functions; they complain in sentences."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ledger import Entry, Kind, Outcome
+
+
+@dataclass(frozen=True)
+class Read:
+    """The sum of all accounts, seen in one transaction at ``at``."""
+
+    at: float
+    total: int
+
+
+@dataclass(frozen=True)
+class Ack:
+    """A write that one server acknowledged itself, past pooler and coordinator, and the timeline it was on."""
+
+    group: str
+    node: str
+    timeline: int
+    key: int
+    begun: float
+    ended: float
+
+
+def lost(entries: Iterable[Entry], stored: Mapping[Kind, Iterable[int]]) -> list[str]:
+    """Writes that were acknowledged and are not there."""
+    present = {kind: set(keys) for kind, keys in stored.items()}
+    return [
+        f"lost: the {entry.kind} {entry.key} was acknowledged at {entry.ended:.3f} and is not there"
+        for entry in entries
+        if entry.outcome is Outcome.OK and entry.key not in present.get(entry.kind, set())
+    ]
+
+
+def phantom(entries: Iterable[Entry], stored: Mapping[Kind, Iterable[int]]) -> list[str]:
+    """Writes that are there although they were refused, never sent, or are there twice."""
+    outcomes = {(entry.kind, entry.key): entry.outcome for entry in entries}
+    complaints = []
+    for kind, keys in stored.items():
+        for key, times in Counter(keys).items():
+            outcome = outcomes.get((kind, key))
+            if outcome is None:
+                complaints.append(f"phantom: the {kind} {key} is there and nobody sent it")
+            elif outcome is Outcome.FAILED:
+                complaints.append(f"phantom: the {kind} {key} is there although it was refused")
+            if times > 1:
+                complaints.append(f"phantom: the {kind} {key} is there {times} times")
+    return complaints
+
+
+def changed_totals(reads: Iterable[Read], total: int) -> list[str]:
+    """Reads that saw half a transfer."""
+    return [
+        f"total: {read.total} instead of {total} at {read.at:.3f}: half a transfer was visible"
+        for read in reads
+        if read.total != total
+    ]
+
+
+def split_brain(acks: Sequence[Ack]) -> list[str]:
+    """Two servers of one group that both acknowledged writes in the same period.
+
+    Leadership may go from one server to another, each time on a higher timeline. What must not be is a write that began
+    on an older timeline after one on a newer timeline was acknowledged, or two servers on the same timeline.
+    """
+    complaints = []
+    owner: dict[tuple[str, int], str] = {}
+    newest: dict[str, Ack] = {}
+    for ack in sorted(acks, key=lambda ack: ack.ended):
+        first = owner.setdefault((ack.group, ack.timeline), ack.node)
+        if first != ack.node:
+            complaints.append(f"split brain: {first} and {ack.node} both acknowledged on timeline {ack.timeline}")
+        latest = newest.get(ack.group)
+        if latest is None or ack.timeline >= latest.timeline:
+            # The earliest one of the newest timeline is the strictest.
+            if latest is None or ack.timeline > latest.timeline:
+                newest[ack.group] = ack
+        elif ack.begun > latest.ended:
+            complaints.append(
+                f"split brain: {ack.node} acknowledged on timeline {ack.timeline} at {ack.ended:.3f}, "
+                f"{ack.ended - latest.ended:.3f} s after {latest.node} did on timeline {latest.timeline}"
+            )
+    return complaints
+
+
+def lost_acks(acks: Iterable[Ack], stored: Mapping[str, Iterable[int]]) -> list[str]:
+    """Writes that a server acknowledged itself and that its group has not."""
+    present = {group: set(keys) for group, keys in stored.items()}
+    return [
+        f"lost: {ack.node} acknowledged the probe {ack.key} at {ack.ended:.3f} and {ack.group} does not have it"
+        for ack in acks
+        if ack.key not in present.get(ack.group, set())
+    ]
+
+
+def different_copies(copies: Mapping[str, str]) -> list[str]:
+    """Nodes whose copy of the reference table is not the others'."""
+    return [] if len(set(copies.values())) <= 1 else [f"reference table: the copies differ: {dict(copies)}"]
+
+
+def in_doubt(prepared: Mapping[str, int]) -> list[str]:
+    """Nodes with two-phase transactions that nobody has decided."""
+    return [f"in doubt: {count} prepared transactions on {node}" for node, count in prepared.items() if count]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What clients noticed of one fault.
+
+    ``longest`` is the longest time without an acknowledgement, ``seconds`` the time from the last acknowledgement
+    before the first trouble to the first after the last (0 without any), ``errors`` the attempts that were not
+    acknowledged.
+    """
+
+    longest: float
+    seconds: float
+    errors: int
+
+
+def troubles(entries: Sequence[Entry], now: float, seconds: float = 3.0) -> list[str]:
+    """Streams that are not steady at the moment: without an acknowledgement, or with an error, in the last seconds."""
+    streams = {(entry.kind, entry.group) for entry in entries}
+    recent = [entry for entry in entries[-2000:] if entry.ended > now - seconds]
+    bad = {(entry.kind, entry.group) for entry in recent if entry.outcome is not Outcome.OK}
+    good = {(entry.kind, entry.group) for entry in recent if entry.outcome is Outcome.OK}
+    return [f"{kind}s of group {group} are not steady" for kind, group in sorted(bad | (streams - good))]
+
+
+def window(entries: Iterable[Entry], begun: float, until: float, trouble: float = 1.0) -> Window:
+    """The window of a fault that began at ``begun`` and was over, with everybody well again, at ``until``.
+
+    Each stream of writes is looked at by itself, for a group that stands still hides behind one that goes on, and the
+    worst counts. A time without acknowledgements longer than ``trouble`` seconds is trouble, and so is an error.
+    """
+    streams: dict[tuple[Kind, int], list[Entry]] = {}
+    for entry in entries:
+        if begun - 10 <= entry.ended <= until + 10:
+            streams.setdefault((entry.kind, entry.group), []).append(entry)
+    longest, earliest, latest, errors = 0.0, None, None, 0
+    for stream in streams.values():
+        acks = sorted(entry.ended for entry in stream if entry.outcome is Outcome.OK)
+        bad = [entry for entry in stream if entry.outcome is not Outcome.OK and begun <= entry.ended <= until]
+        errors += len(bad)
+        gaps = [(a, b) for a, b in itertools.pairwise(acks) if b > begun and a < until]
+        longest = max([longest, *(b - a for a, b in gaps)])
+        spans = [(a, b) for a, b in gaps if b - a > trouble]
+        spans += [
+            (
+                max((a for a in acks if a <= entry.begun), default=entry.begun),
+                min((a for a in acks if a >= entry.ended), default=until),
+            )
+            for entry in bad
+        ]
+        for start, end in spans:
+            earliest = start if earliest is None else min(earliest, start)
+            latest = end if latest is None else max(latest, end)
+    seconds = 0.0 if earliest is None or latest is None else latest - earliest
+    return Window(longest, seconds, errors)
