@@ -1,7 +1,7 @@
 # Copyright (c) 2026 citus_ha contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Handing the leadership of a Patroni group over: who may take it, and what the leader's own server has to do."""
+"""Handing the leadership of a Patroni group over: who may take it, and waiting for clients at the entrance."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def _remedy(limits: Mapping[str, str | None]) -> str:
     return "Wait until one streams and is synchronous, or run reinit.yml for it."
 
 
-class Leader:
-    """The leader's own server, over its Unix socket."""
+class Entrance:
+    """The server that clients enter through, the coordinator's leader, over its Unix socket."""
 
     def __init__(self, socket_dir: str, port: int) -> None:
         spec = _connection.connection_argument_spec()
@@ -134,7 +134,7 @@ class Leader:
         if self._session.value("SELECT pg_is_in_recovery()"):
             raise Refused(
                 f"{self._session.where} is a standby, not the leader. Nothing was changed.",
-                "Run this on the leader's node.",
+                "Run this on the node of the coordinator's leader.",
             )
         try:
             with _lock.exclusive(self._session, 0, LOCK_SWITCHOVER):
@@ -144,17 +144,13 @@ class Leader:
                 f"Another switchover is running: {error.message} Nothing was changed.", "Wait for it."
             ) from error
 
-    def checkpoint(self) -> None:
-        """Write now what the shutdown would have to write while clients wait."""
-        self._session.execute("CHECKPOINT")
-
     def wait_for_silence(self, poolers: Sequence[str], timeout: float) -> None:
         """Return when the poolers have let go of every session and nobody else from outside has a transaction open."""
         wait_for(
             lambda: self._session.query(_SESSIONS, {"poolers": list(poolers)}),
             lambda seen: [_session_text(row) for row in seen],
             timeout,
-            "Waiting for open transactions on the leader",
+            "Waiting for the clients' open transactions",
             "Nobody was switched over and clients go on as before. End these, or allow more time with drain_timeout.",
             interval=0.03,
             longest_interval=0.03,

@@ -12,10 +12,12 @@ version_added: 0.1.0
 short_description: Planned switchover or forced failover of one Patroni group
 description:
   - Hands the leadership of a Patroni group to a standby. What cannot work is refused before anything happens.
-  - A switchover of the group that poolers lead to causes no error when the task runs on the leader's node
-    (O(part=leader)) and on every pooler's node (O(part=pooler)) at the same time. The poolers let transactions end
-    and make their clients wait (PgBouncer's C(PAUSE)). The leader's node waits until no pooler has a session any more,
-    and tells Patroni. Each pooler lets its clients go on (C(RESUME)) as soon as its port leads to the new leader.
+  - A switchover causes no error for clients of poolers when the task runs on the node that the poolers lead to
+    (O(part=leader); with Citus the coordinator's leader, whichever group switches over) and on every pooler's node
+    (O(part=pooler)) at the same time. The poolers let transactions end and make their clients wait (PgBouncer's
+    C(PAUSE)). The other half waits until no pooler has a session any more, and tells Patroni. Each pooler lets its
+    clients go on (C(RESUME)) as soon as the new leader accepts writes and, if O(target_port) is given, that port leads
+    to it.
   - The halves need no word from each other, and none from the controller once they have begun. A pooler whose half
     is ended, in whatever way, lets its clients go on at once; a process of its own on that node sees to it.
 extends_documentation_fragment:
@@ -28,7 +30,7 @@ attributes:
 options:
   part:
     description:
-      - V(leader) hands the leadership over. With O(socket_dir) it must run on the leader's node.
+      - V(leader) hands the leadership over. With O(socket_dir) it must run on the node that the poolers lead to.
       - V(pooler) holds the clients of the PgBouncer on this node until O(leader) leads no longer. Must run as
         PgBouncer's user.
     type: str
@@ -55,8 +57,8 @@ options:
     default: 60
   socket_dir:
     description:
-      - V(leader), folder of the leader's Unix socket. A checkpoint is then made beforehand, and a second switchover
-        kept away. When not given, only Patroni is spoken to.
+      - V(leader), folder of the Unix socket of the server that the poolers lead to. A second switchover is then kept
+        away. When not given, only Patroni is spoken to.
       - V(pooler), folder of PgBouncer's Unix socket.
     type: path
   socket_port:
@@ -84,7 +86,9 @@ options:
     description: V(pooler), the member that leads now and is to be replaced.
     type: str
   target_host:
-    description: V(pooler), host that PgBouncer connects to, which is an HAProxy that follows the leader.
+    description:
+      - V(pooler), host that PgBouncer connects to, which is an HAProxy that follows the leader. Only for the group that
+        the poolers lead to.
     type: str
   target_port:
     description: V(pooler), port that PgBouncer connects to.
@@ -182,12 +186,11 @@ def lead(module: AnsibleModule) -> dict[str, Any]:
     if params["force"]:
         client.failover(str(todo.candidate), timeout=params["wait_timeout"])
     elif params["socket_dir"]:
-        server = _switchover.Leader(params["socket_dir"], params["socket_port"])
-        with server.alone():
-            server.checkpoint()
+        entrance = _switchover.Entrance(params["socket_dir"], params["socket_port"])
+        with entrance.alone():
             if params["poolers"]:
                 _wait_until(params["start_at"])
-                server.wait_for_silence(params["poolers"], params["drain_timeout"])
+                entrance.wait_for_silence(params["poolers"], params["drain_timeout"])
             begun = time.monotonic()
             client.switchover(str(todo.leader), todo.candidate, timeout=params["wait_timeout"])
     else:
@@ -236,7 +239,7 @@ def hold(module: AnsibleModule) -> dict[str, Any]:
     client = _patroni.client(params)
     console = Console(params["socket_dir"], params["socket_port"])
     old = params["leader"]
-    target = (params["target_host"], params["target_port"], params["ca_cert"])
+    target = (params["target_host"], params["target_port"], params["ca_cert"]) if params["target_port"] else None
     result: dict[str, Any] = {"changed": False, "leader": old, "new_leader": None}
     if _leader_of(client) != old:
         return result
@@ -245,15 +248,8 @@ def hold(module: AnsibleModule) -> dict[str, Any]:
             "PgBouncer is paused already: another switchover runs, or somebody said PAUSE. Nothing was changed.",
             "Wait for it, or say RESUME on its admin console.",
         )
-    patience = time.monotonic() + LOOK_AGAIN
-    while (leads_to := where_it_leads(*target)) != old and time.monotonic() < patience:
-        time.sleep(0.2)
-    if leads_to != old:
-        raise Refused(
-            f"{target[0]}, port {target[1]}, leads to {leads_to or 'nobody'} instead of the leader {old}. "
-            "Nothing was changed.",
-            "Look at HAProxy beside this pooler.",
-        )
+    if target:
+        _refuse_another_target(target, old)
     if module.check_mode:
         return {**result, "changed": True}
     _wait_until(params["start_at"])
@@ -263,17 +259,41 @@ def hold(module: AnsibleModule) -> dict[str, Any]:
     return {**result, "changed": True, "seconds": round(time.monotonic() - begun, 3)}
 
 
+def _refuse_another_target(target: tuple[str, int, str], old: str) -> None:
+    patience = time.monotonic() + LOOK_AGAIN
+    while (leads_to := where_it_leads(*target)) != old and time.monotonic() < patience:
+        time.sleep(0.2)
+    if leads_to != old:
+        raise Refused(
+            f"{target[0]}, port {target[1]}, leads to {leads_to or 'nobody'} instead of the leader {old}. "
+            "Nothing was changed.",
+            "Look at HAProxy beside this pooler.",
+        )
+
+
+def _new_leader(
+    apis: dict[str, _patroni.Client], old: str, target: tuple[str, int, str] | None
+) -> str | None:
+    """Who leads now, once clients can go on with it."""
+    if target is None:
+        return next((name for name, api in apis.items() if name != old and _accepts_writes(api)), None)
+    new = where_it_leads(*target)
+    if new in (None, old) or leads_steadily(*target) != new or not _accepts_writes(apis[str(new)]):
+        return None
+    return new
+
+
 def _follow(
-    client: _patroni.Client, params: dict[str, Any], old: str, target: tuple[str, int, str], begun: float
+    client: _patroni.Client, params: dict[str, Any], old: str, target: tuple[str, int, str] | None, begun: float
 ) -> str:
-    """Name of the new leader, once the port leads to it and it accepts writes."""
+    """Name of the new leader, once clients can go on with it."""
     step_down_by = begun + params["drain_timeout"] + STEP_DOWN_GRACE
     apis = {member.name: client.at(member.api_url) for member in client.cluster().members if member.api_url}
     stepped_down = False
     while time.monotonic() < begun + params["wait_timeout"]:
-        new = where_it_leads(*target)
-        if new not in (None, old) and leads_steadily(*target) == new and _accepts_writes(apis[str(new)]):
-            return str(new)
+        new = _new_leader(apis, old, target)
+        if new is not None:
+            return new
         if not stepped_down and time.monotonic() > step_down_by:
             stepped_down = not _accepts_writes(apis[old])
         if not stepped_down and time.monotonic() > step_down_by:
@@ -284,8 +304,8 @@ def _follow(
             )
         time.sleep(0.05)
     raise TimedOut(
-        f"{target[0]}, port {target[1]}, led to no new leader within {params['wait_timeout']} seconds. Clients go on.",
-        "Look at HAProxy beside this pooler, and at `patronictl list`.",
+        f"There was no new leader for {old}'s clients within {params['wait_timeout']} seconds. They go on.",
+        "Look at `patronictl list`, and at HAProxy beside this pooler.",
     )
 
 
@@ -334,9 +354,10 @@ def main() -> None:
             "target_port": {"type": "int"},
         },
         required_if=[
-            ("part", "pooler", ["socket_dir", "leader", "target_host", "target_port"]),
+            ("part", "pooler", ["socket_dir", "leader"]),
             ("force", True, ["candidate"]),
         ],
+        required_together=[("target_host", "target_port")],
         supports_check_mode=True,
     )
     run(module, work, needs_psycopg2=bool(module.params["socket_dir"]))
