@@ -15,6 +15,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = Path.home() / ".cache/citus_ha/packages"
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+FATAL = re.compile(r"^fatal: .*\n(?:[ \t].*\n)*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Run:
 
     @property
     def tail(self) -> str:
-        """The end of the output, for the message of a failed assertion."""
-        return self.output[-6000:]
+        """What failed, and the end of the output, for the message of a failed assertion."""
+        return "\n".join([*FATAL.findall(self.output), self.output[-3000:]])
 
     def succeeded(self) -> Run:
         """Itself, when the run went well; otherwise the test fails with the output."""
