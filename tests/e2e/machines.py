@@ -111,8 +111,9 @@ def machine(folder: Path, number: int) -> Iterator[Machine]:
             ["addr", "add", f"{made.address}/24", "dev", "eth0"],
         ):
             run("ip", "-n", name, *command)
-        # Not `ip netns exec`: its own /sys has no control groups, without which the engine does not start.
-        inside = ["nsenter", f"--net=/run/netns/{name}"]
+        # Not `ip netns exec`: its own /sys has no control groups, without which the engine does not start. The engine's
+        # mounts end with it.
+        inside = ["nsenter", f"--net=/run/netns/{name}", "unshare", "--mount"]
         engine = [
             *(*inside, "dockerd", "--data-root", str(data), "--exec-root", str(folder / f"{name}.exec")),
             *(
