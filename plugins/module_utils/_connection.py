@@ -167,9 +167,7 @@ def connect(params: Mapping[str, Any]) -> Session:
     :raises ConnectionFailed: with host, port, user and database, and what the server said.
     """
     where = f"{params['login_host']}:{params['login_port']}/{params['login_db']} as {params['login_user']}"
-    arguments = {
-        "application_name": "citus_ha",
-        **params["connect_params"],
+    options = {
         "host": params["login_host"],
         "port": params["login_port"],
         "user": params["login_user"],
@@ -182,9 +180,14 @@ def connect(params: Mapping[str, Any]) -> Session:
         "connect_timeout": params["connect_timeout"],
         "client_encoding": "utf8",
     }
+    arguments = {
+        "application_name": "citus_ha",
+        **params["connect_params"],
+        **{key: value for key, value in options.items() if value is not None},
+    }
     try:
         # Through a connection string: there, connect_params cannot reach psycopg2's own arguments.
-        dsn = psycopg2.extensions.make_dsn(**{key: value for key, value in arguments.items() if value is not None})
+        dsn = psycopg2.extensions.make_dsn(**arguments)
     except (psycopg2.Error, TypeError, ValueError) as error:
         raise InvalidInput(
             f"The connection options are not valid: {_said(error)}",

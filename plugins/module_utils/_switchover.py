@@ -96,9 +96,7 @@ def plan(
     return Handover(leader.name, candidate or next(name for name, reason in limits.items() if not reason))
 
 
-def limitation(
-    member: _patroni.Member, leader: _patroni.Member, config: Mapping[str, Any], max_lag: int
-) -> str | None:
+def limitation(member: _patroni.Member, leader: _patroni.Member, config: Mapping[str, Any], max_lag: int) -> str | None:
     """Why a standby may not take over as planned; None when it may."""
     if member.state != "streaming":
         return f"it is '{member.state}', not streaming"
