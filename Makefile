@@ -130,10 +130,11 @@ chaos: setup ## Break INVENTORY's cluster under load for an hour, and check its 
 chaos-quick: setup ## The same for ten minutes, with the faults that matter most
 	@$(BIN)/python tests/chaos/run.py --inventory $(INVENTORY) --minutes 9 --faults quick $(ARGS)
 
-test-all: setup lint ## Everything, the slow tests too, and last ansible-test sanity
-	@echo "make test-all leaves out the molecule scenarios: make molecule runs them"
+test-all: setup lint ## Everything: the slow tests too, ansible-test sanity, and the molecule scenarios
+	@echo "make test-all leaves out the chaos runs and the benchmarks: make chaos, make bench-deploy and make bench-modules run them"
 	@scripts/test.sh
 	@scripts/sanity.sh
+	@$(MAKE) molecule
 
 molecule: setup ## The molecule scenarios: SCENARIO=default, or all
 	@MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test $(if $(SCENARIO),-s $(SCENARIO),--all)

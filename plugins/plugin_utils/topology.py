@@ -47,6 +47,7 @@ FACTS = {
     "citus_node_image_source",
     "postgres_is_leader",
     "service_machine",
+    "service_missing",
     "service_machine_memory",
 }
 

@@ -1,0 +1,23 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""The proxy as HTTP and as SQL clients see it."""
+
+from __future__ import annotations
+
+from client import ask, eventually, node
+
+PRIMARY, STANDBY = 35000, 35001
+
+
+def test_one_port_leads_to_the_leader() -> None:
+    assert eventually(lambda: ask("SELECT pg_is_in_recovery()", port=PRIMARY)) == [(False,)]
+
+
+def test_the_other_one_leads_to_the_standby() -> None:
+    eventually(lambda: ask("SELECT pg_is_in_recovery()", port=STANDBY) == [(True,)])
+
+
+def test_its_status_is_for_the_machine_alone() -> None:
+    asked = node("molecule-coordinator-1").run("curl --silent --max-time 5 http://molecule-pgbouncer-1-haproxy:8404/")
+    assert asked.rc == 7, "the port must refuse connections"

@@ -1,0 +1,46 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""A group of two as its standby, its leader and a client on the node see it."""
+
+from __future__ import annotations
+
+from client import eventually, psql
+
+GROUP = ("molecule-coordinator-1", "molecule-coordinator-2")
+
+
+def leader() -> str:
+    """The one member that is not in recovery."""
+    leaders = [name for name in GROUP if psql(name, "SELECT pg_is_in_recovery()") == "f"]
+    assert len(leaders) == 1, leaders
+    return leaders[0]
+
+
+def standby() -> str:
+    """The other one."""
+    return next(name for name in GROUP if name != leader())
+
+
+def test_one_member_leads_and_the_other_streams_synchronously() -> None:
+    state = "SELECT state, sync_state FROM pg_stat_replication"
+    assert eventually(lambda: psql(leader(), state) == "streaming|sync")
+
+
+def test_what_the_leader_is_told_the_standby_knows() -> None:
+    eventually(lambda: psql(leader(), "CREATE TABLE IF NOT EXISTS molecule (id int)", "app") is not None)
+    psql(leader(), "INSERT INTO molecule VALUES (1)", "app")
+    rows = psql(leader(), "SELECT count(*) FROM molecule", "app")
+    assert eventually(lambda: psql(standby(), "SELECT count(*) FROM molecule", "app") == rows)
+
+
+def test_the_superuser_does_not_get_in_over_the_network() -> None:
+    rules = "SELECT count(*) FROM pg_hba_file_rules WHERE 'postgres' = ANY (user_name) AND auth_method = 'reject'"
+    assert psql(leader(), rules) == "1"
+    assert psql(leader(), "SHOW ssl") == "on"
+
+
+def test_a_server_alone_serves_too() -> None:
+    assert (
+        psql("molecule-postgres-1", "SELECT pg_is_in_recovery(), count(*) FROM pg_roles WHERE rolname = 'app'") == "f|1"
+    )
