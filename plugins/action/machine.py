@@ -9,12 +9,12 @@ import re
 import time
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.machine import Wanted, clock_offset, findings
 
 # What sudo says to who may not: no password given, not in sudoers, no tty, a wrong password.
-NO_RIGHTS = re.compile(r"sudo|password|privilege escalation|become", re.IGNORECASE)
+NO_RIGHTS = re.compile(r"\bsudo\b|sudoers|privilege escalation", re.IGNORECASE)
 
 
 class ActionModule(ActionBase):
@@ -26,19 +26,23 @@ class ActionModule(ActionBase):
         task_vars = task_vars or {}
         host = task_vars["inventory_hostname"]
         before = time.time()
-        seen = self._execute_module(module_name="citus_ha.cluster.machine", task_vars=task_vars)
+        try:
+            seen = self._execute_module(module_name="citus_ha.cluster.machine", task_vars=task_vars)
+        except AnsibleConnectionFailure:
+            raise  # nobody answers there, which Ansible says itself
+        except AnsibleError as error:
+            # A password that sudo wants and nobody gave ends the connection, not the module.
+            seen = {"failed": True, "msg": str(error)}
         after = time.time()
         if seen.get("failed"):
-            text = " ".join(str(seen.get(key, "")) for key in ("msg", "module_stderr", "module_stdout"))
-            if "memory_bytes" not in seen and NO_RIGHTS.search(text):
-                user = (
-                    self._connection.get_option("remote_user") if self._connection.has_option("remote_user") else None
-                )
-                raise AnsibleActionFail(
-                    f"{host}: the user {user or 'of the connection'} cannot become root there: {text.strip()} "
-                    "Give it sudo without a password, or run with --ask-become-pass. Nothing was changed."
-                )
-            return seen
+            text = " ".join(str(seen.get(key, "")) for key in ("msg", "module_stderr", "module_stdout")).strip()
+            if not NO_RIGHTS.search(text):
+                return seen
+            user = self._connection.get_option("remote_user") if self._connection.has_option("remote_user") else None
+            raise AnsibleActionFail(
+                f"{host}: the user {user or 'of the connection'} cannot become root there: {text} "
+                "Give it sudo without a password, or run with --ask-become-pass. Nothing was changed."
+            )
         wanted = Wanted(
             cluster_id=self._task.args["cluster_id"],
             kind=self._task.args["kind"],

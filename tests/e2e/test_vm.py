@@ -153,7 +153,7 @@ def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines:
     try:
         assert run.code != 0
         assert re.search(r"its disk is full: \d+ MB are free for /var/lib/citus_ha, and 2048 MB are needed", output)
-        assert "another program listens on port 5432 (0.0.0.0)" in output or "on port 5432 (10.202.0.21)" in output
+        assert f"another program listens on port 5432 ({ADDRESSES['coordinator-1']})" in output
         assert re.search(r"its clock is (59|60)\.\d seconds ahead of this controller's", output)
         assert f"PostgreSQL data that this collection did not make: {data}" in output
         assert "worker1-2: the user admin cannot become root there" in output
@@ -190,9 +190,7 @@ def test_there_is_no_container_and_the_packages_units_stay_off(cluster: Machines
     assert cluster.console("coordinator-1", "command -v docker podman", check=False) == ""
     assert cluster.console("coordinator-1", "systemctl is-enabled patroni postgresql", check=False) == "masked\nmasked"
     assert cluster.console("coordinator-1", "ls /var/lib/postgresql/17 /etc/postgresql", check=False) == ""
-    assert "Patroni" in cluster.play("logs", "-e", "node=coordinator-1").succeeded().output or "INFO" in (
-        cluster.console("coordinator-1", "journalctl --unit citus_ha --lines 50 --output cat")
-    )
+    assert "INFO: no action. I am" in cluster.play("logs", "-e", "node=coordinator-1").succeeded().output
 
 
 def test_a_process_can_write_to_its_data_only(cluster: Machines) -> None:
