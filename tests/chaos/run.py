@@ -149,21 +149,24 @@ def main() -> int:
     finally:
         faults.undo_everything(nodes)
         complaints += [f"not well again by itself: {lack}" for lack in nodes.wait_until_complete(options.patience)]
-        workload.stop()
+        complaints += workload.stop()
         probes.stop()
         ledger.close()
     complaints += [f"{fault.name}: {fault.problem}" for fault in happened if fault.problem]
-    complaints += judge(nodes, ledger, workload, probes)
+    try:
+        complaints += judge(nodes, ledger, workload, probes)
+    except (psycopg2.Error, LookupError) as error:
+        complaints.append(f"the cluster could not be judged: {' '.join(str(error).split())}")
     entries = ledger.entries
     rows = [report.Row(fault, checker.window(entries, fault.begun, fault.well + SETTLE)) for fault in happened]
     (options.output / "chaos.svg").write_text(report.timeline(entries, happened), encoding="utf-8")
     text = report.page(rows, summary(entries, workload, probes, options.seed), complaints, "chaos.svg")
     (options.output / "chaos.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{options.output}/chaos.md, chaos.svg, ledger.jsonl")
-    probes.remove()
     try:
+        probes.remove()
         writers.ask(nodes.dsn, "DROP SCHEMA IF EXISTS chaos CASCADE")
-    except psycopg2.Error as error:
+    except (psycopg2.Error, LookupError) as error:
         print(f"The schema chaos is still there: {error}", file=sys.stderr)
     return 1 if complaints else 0
 

@@ -190,7 +190,7 @@ def test_what_a_client_knows_after_an_error(code: str | None, sent: bool, outcom
 
 
 def test_the_same_seed_gives_the_same_order() -> None:
-    orders = [list(faults.order(faults.every(), faults.random.Random(4), 2)) for _ in range(2)]
+    orders = [list(faults.order(faults.every(), faults.random.Random(4), 2)) for _time in range(2)]
     assert orders[0] == orders[1]
     assert sorted(orders[0]) == sorted(faults.every() * 2)
     assert orders[0] != list(faults.order(faults.every(), faults.random.Random(5), 2))
