@@ -154,7 +154,7 @@ def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines:
         assert run.code != 0
         assert re.search(r"its disk is full: \d+ MB are free for /var/lib/citus_ha, and 2048 MB are needed", output)
         assert f"another program listens on port 5432 ({ADDRESSES['coordinator-1']})" in output
-        assert re.search(r"its clock is (59|60)\.\d seconds ahead of this controller's", output)
+        assert re.search(r"its clock is [45]\d\.\d seconds ahead of this controller's", output)
         assert f"PostgreSQL data that this collection did not make: {data}" in output
         assert "worker1-2: the user admin cannot become root there" in output
         assert "Debian 12 itself has PostgreSQL 15, Patroni 3.0 and PgBouncer 1.18" in output
