@@ -73,6 +73,11 @@ class Member:
     tags: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def is_running(self) -> bool:
+        """Whether its server runs; that of a standby may stream or not."""
+        return self.state in ("running", "streaming")
+
+    @property
     def is_leader(self) -> bool:
         """Whether it holds the leader lock."""
         return self.role in LEADER_ROLES

@@ -47,7 +47,14 @@ RunCommand = Callable[..., tuple[int, str, str]]
 
 def make_conninfo(parts: Mapping[str, Any], name: str) -> str:
     """``primary_conninfo`` from its parts: without password and database, in a fixed order."""
-    forbidden = rules.NOT_A_CONNINFO_KEY & {str(key) for key in parts}
+    parts = {str(key): value for key, value in parts.items()}
+    unreadable = sorted(key for key in parts if not key.isidentifier())
+    if unreadable:
+        raise InvalidInput(
+            f"primary_conninfo: {unreadable[0]!r} is no name of a connection parameter.",
+            "Name the parameters as libpq does: host, port, user, sslmode, passfile.",
+        )
+    forbidden = rules.NOT_A_CONNINFO_KEY & set(parts)
     if forbidden:
         raise InvalidInput(
             f"primary_conninfo must not contain {', '.join(sorted(forbidden))}.",

@@ -159,7 +159,11 @@ def make_folders(folder: str, root: str, uid: int, gid: int) -> None:
         missing.append(folder)
         folder = os.path.dirname(folder)
     for path in reversed(missing):
-        os.mkdir(path, 0o750)
+        try:
+            os.mkdir(path, 0o750)
+        except FileExistsError:
+            # Nodes of one Docker machine are written at the same time, and share the folders above their own.
+            continue
         if path.startswith(root):
             os.chown(path, uid, gid)
 

@@ -259,7 +259,7 @@ class Group:
         """Change the configuration and, when waiting, come back once every member has taken it over."""
         cluster = self._client.cluster()
         # A member that does not run reads the new configuration when it starts.
-        running = [member for member in cluster.members if member.api_url and member.state in ("running", "streaming")]
+        running = [member for member in cluster.members if member.api_url and member.is_running]
         apis = {member.name: self._client.at(member.api_url) for member in running}
         pending_before = {member.name: _pending_parameters(member.pending_restart_reason) for member in cluster.members}
         self._client.patch_config(patch)
@@ -286,6 +286,28 @@ class Group:
                 raise
         self._await(api.status, _not_back, f"Waiting for member {name} after its restart")
         self.wait_until_well()
+        if member.is_leader:
+            self._wait_for_replay(api)
+
+    def _wait_for_replay(self, leader: _patroni.Client) -> None:
+        """Come back when the standbys have replayed what the leader wrote when it started.
+
+        Its limits are part of that. A standby that starts again before it has read them starts with the old ones.
+        """
+        written = int((leader.status().get("xlog") or {}).get("location") or 0)
+        standbys = [member for member in self._client.cluster().standbys if member.api_url and member.is_running]
+        apis = {member.name: self._client.at(member.api_url) for member in standbys}
+        self._await(
+            lambda: {
+                name: (api.status().get("xlog") or {}).get("replayed_location") or 0 for name, api in apis.items()
+            },
+            lambda seen: [
+                f"member {name} has not replayed what the leader wrote when it started"
+                for name, replayed in seen.items()
+                if int(replayed) < written
+            ],
+            f"Waiting for the standbys of the group behind {self._client.url}",
+        )
 
     def _with_own_word(self, member: _patroni.Member) -> _patroni.Member:
         if not member.api_url:

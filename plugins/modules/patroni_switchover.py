@@ -271,9 +271,7 @@ def _refuse_another_target(target: tuple[str, int, str], old: str) -> None:
         )
 
 
-def _new_leader(
-    apis: dict[str, _patroni.Client], old: str, target: tuple[str, int, str] | None
-) -> str | None:
+def _new_leader(apis: dict[str, _patroni.Client], old: str, target: tuple[str, int, str] | None) -> str | None:
     """Who leads now, once clients can go on with it."""
     if target is None:
         return next((name for name, api in apis.items() if name != old and _accepts_writes(api)), None)

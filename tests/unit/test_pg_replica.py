@@ -251,6 +251,8 @@ def test_controldata() -> None:
         ({"host": "one", "password": "x"}, "must not contain password"),
         ({"host": "one", "dbname": "x"}, "must not contain dbname"),
         ({"host": "one", "no_such_key": "x"}, "not valid"),
+        ({"host": "one", "\0": ""}, "is no name of a connection parameter"),
+        ({"host": "one", 1: "x"}, "is no name of a connection parameter"),
         ({"host": "one\nshared_preload_libraries = 'x'"}, "cannot stand in a configuration file"),
         ({"host": "one", "user": "a\0"}, "the value of user"),
     ],

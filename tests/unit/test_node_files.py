@@ -1,0 +1,42 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""The module node_files, as several nodes of one machine use it at the same time."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from ansible_collections.citus_ha.cluster.plugins.modules import node_files
+
+
+def test_nodes_share_the_folders_above_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All see that the shared folder is missing before any of them makes it."""
+    nodes = 8
+    seen_missing = Barrier(nodes, timeout=10)
+    real = os.mkdir
+
+    def mkdir(path: str, mode: int = 0o777) -> None:
+        if path == str(tmp_path / "cluster"):
+            seen_missing.wait()
+        real(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+
+    def prepare(number: int) -> None:
+        node_files.make_folders(str(tmp_path / f"cluster/{number}/etc"), str(tmp_path), os.geteuid(), os.getegid())
+
+    with ThreadPoolExecutor(nodes) as threads:
+        list(threads.map(prepare, range(nodes)))
+    assert all((tmp_path / f"cluster/{number}/etc").is_dir() for number in range(nodes))
+
+
+def test_a_file_where_a_folder_should_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine", encoding="utf-8")
+    with pytest.raises(OSError, match="Not a directory"):
+        node_files.make_folders(str(tmp_path / "taken/etc"), str(tmp_path), os.geteuid(), os.getegid())
+    assert (tmp_path / "taken").read_text(encoding="utf-8") == "mine"
