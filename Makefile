@@ -114,7 +114,7 @@ lint: venv ## ruff, mypy, yamllint, ansible-lint (profile production), changelog
 unit: venv ## Unit tests
 	@$(BIN)/pytest tests/unit
 
-sanity: venv ## ansible-test sanity; the first run fetches its linters from the network
+sanity: venv ## ansible-test sanity, antsibull-docs; the first run fetches their linters from the network
 	@scripts/sanity.sh
 
 integration: setup ## Modules and roles against real servers in containers

@@ -119,7 +119,7 @@ def distribution() -> dict[str, str]:
     try:
         with open("/etc/os-release", encoding="utf-8") as file:
             for line in file:
-                name, _, value = line.strip().partition("=")
+                name, _equals, value = line.strip().partition("=")
                 fields[name] = value.strip("\"'")
     except OSError:
         pass  # no such file: no distribution that anybody here knows

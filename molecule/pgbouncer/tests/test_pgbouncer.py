@@ -15,7 +15,7 @@ def test_it_leads_to_the_leader() -> None:
 
 
 def test_ten_clients_share_three_sessions() -> None:
-    clients = [psycopg2.connect(dsn(), connect_timeout=5) for _ in range(10)]
+    clients = [psycopg2.connect(dsn(), connect_timeout=5) for _number in range(10)]
     try:
         backends = set()
         for client in clients:
