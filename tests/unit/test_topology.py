@@ -8,9 +8,11 @@ from __future__ import annotations
 import copy
 import ipaddress
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.citus_ha.cluster.plugins.action.topology import ROLES, profiles, role_specs
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import (
     FACTS,
@@ -20,6 +22,7 @@ from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import (
     nearest,
 )
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 GROUPS: dict[str, list[str]] = {
     "etcd": ["etcd-1", "etcd-2", "etcd-3"],
     "coordinator": ["coordinator-1", "coordinator-2"],
@@ -181,10 +184,12 @@ def test_every_profile_keeps_patronis_rules(profile: str) -> None:
 
 def test_the_profiles_set_the_same_variables_and_every_one_is_a_default_that_follows_them() -> None:
     assert len({tuple(sorted(values)) for values in profiles().values()}) == 1
-    options = {name: option for role in role_specs().values() for name, option in role.items()}
+    defaults: dict[str, Any] = {}
+    for path in (REPOSITORY / "roles").glob("*/defaults/main.yml"):
+        defaults.update(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     for name in profiles()["default"]:
-        assert options[name]["default"] == f"{{{{ ha_numbers.{name} }}}}"
-    assert list(profiles()) == options["ha_profile"]["choices"]
+        assert defaults[name] == f"{{{{ ha_numbers.{name} }}}}"
+    assert list(profiles()) == role_specs()["ha"]["ha_profile"]["choices"]
 
 
 def test_a_variable_of_the_inventory_wins_over_the_profile() -> None:
