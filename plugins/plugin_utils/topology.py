@@ -247,7 +247,8 @@ def _node(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         ports={port: int(inventory.get(host, port)) for port in LISTENERS[kind]},
     )
     if kind == "pooler":
-        node.proxy_address = proxy_name(host) if on_bridge else "localhost"
+        # Not localhost: that may be ::1 first, where HAProxy does not listen.
+        node.proxy_address = proxy_name(host) if on_bridge else "127.0.0.1"
         node.proxy_ip = (
             container_ip(proxy_name(host), inventory.get(host, "service_docker_subnet")) if on_bridge else node.ip
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -48,8 +49,8 @@ def run(*argv: str) -> None:
 
 
 @contextmanager
-def process(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process for as long as the block runs."""
+def process(argv: list[str], log: Path, end: signal.Signals = signal.SIGTERM) -> Iterator[subprocess.Popen[bytes]]:
+    """A process for as long as the block runs; ``end`` asks it to go."""
     with (
         log.open("wb") as output,
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as started,
@@ -57,7 +58,7 @@ def process(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
         try:
             yield started
         finally:
-            started.terminate()
+            started.send_signal(end)
             try:
                 started.wait(30)
             except subprocess.TimeoutExpired:
@@ -104,6 +105,8 @@ def machine(folder: Path, number: int) -> Iterator[Machine]:
         run("ip", "netns", "add", name)
         stack.callback(run, "ip", "netns", "delete", name)
         run("ip", "link", "add", f"cht{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
+        # Before the namespace, which goes when the last process in it has ended.
+        stack.callback(run, "ip", "link", "delete", f"cht{number}")
         run("ip", "link", "set", f"cht{number}", "master", BRIDGE, "up")
         for command in (
             ["link", "set", "lo", "up"],
@@ -129,8 +132,10 @@ def machine(folder: Path, number: int) -> Iterator[Machine]:
         stack.callback(shutil.rmtree, data, ignore_errors=True)
         stack.enter_context(process(engine, folder / f"{name}.dockerd.log"))
         Path("/run/sshd").mkdir(exist_ok=True)
-        server = [*inside, "/usr/sbin/sshd", "-D", "-e", "-f", str(folder / f"{name}.sshd")]
-        stack.enter_context(process(server, folder / f"{name}.sshd.log"))
+        # In a process namespace, so that the sessions which Ansible keeps open end with the server.
+        alone = [*inside, "--pid", "--fork", "--kill-child", "--mount-proc"]
+        server = [*alone, "/usr/sbin/sshd", "-D", "-e", "-f", str(folder / f"{name}.sshd")]
+        stack.enter_context(process(server, folder / f"{name}.sshd.log", signal.SIGKILL))
         wait_until(["docker", "-H", f"unix://{made.socket}", "version"], 60, folder / f"{name}.dockerd.log")
         wait_until(
             [str(folder / "bin/ssh"), "-o", "BatchMode=yes", f"root@{made.address}", "docker", "version"],
