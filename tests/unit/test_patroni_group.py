@@ -296,7 +296,8 @@ class Pki:
     def __init__(self, folder: Path) -> None:
         self.ca, self.certificate, self.key = (str(folder / name) for name in ("ca.crt", "node.crt", "node.key"))
         ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        ca = self._sign("ca", ca_key.public_key(), "ca", ca_key, x509.BasicConstraints(True, None))
+        may_sign = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+        ca = self._sign("ca", ca_key.public_key(), "ca", ca_key, x509.BasicConstraints(True, None), may_sign)
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         certificate = self._sign("node", key.public_key(), "ca", ca_key, names)
         Path(self.ca).write_bytes(ca.public_bytes(serialization.Encoding.PEM))
@@ -308,9 +309,14 @@ class Pki:
         )
 
     @staticmethod
-    def _sign(name: str, key: Any, issuer: str, issuer_key: Any, extension: Any) -> x509.Certificate:
+    def _sign(name: str, key: Any, issuer: str, issuer_key: Any, *extensions: Any) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
-        return (
+        # Python 3.13 verifies strictly: it trusts no certificate without the identifiers, no authority without a usage.
+        extensions += (
+            x509.SubjectKeyIdentifier.from_public_key(key),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+        )
+        builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
             .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
@@ -318,9 +324,12 @@ class Pki:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-            .sign(issuer_key, hashes.SHA256())
         )
+        for extension in extensions:
+            builder = builder.add_extension(
+                extension, critical=isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
+            )
+        return builder.sign(issuer_key, hashes.SHA256())
 
 
 @pytest.fixture(scope="module")
