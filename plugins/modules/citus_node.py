@@ -244,8 +244,35 @@ from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_nodes as nodes_of
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes import Action, Catalog, Desired, Node
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes import (
+    Action,
+    Address,
+    Catalog,
+    Desired,
+    Node,
+    observe_answering,
+    observe_holdings,
+    observe_nodes,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes_absent import (
+    plan_absent,
+    plan_disabled,
+    plan_drained,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes_apply import (
+    apply_moves,
+    apply_step,
+    predict,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes_present import (
+    check_desired,
+    plan_patroni,
+    plan_present,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes_settled import (
+    missing_after_present,
+    missing_under_patroni,
+)
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import drain
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_server import (
     Server,
@@ -279,17 +306,17 @@ NODE_OPTIONS = {
 
 def observe(session: Session, params: dict[str, Any], desired: Sequence[Desired]) -> Catalog:
     """What the plan for ``params`` depends on."""
-    nodes = nodes_of.observe_nodes(session)
+    nodes = observe_nodes(session)
     if params["state"] == "present":
         return Catalog(nodes)
     asked = {entry.address for entry in desired}
     registered = [node for node in nodes if node.address in asked]
     if not registered:
         return Catalog(nodes)
-    answering: frozenset[nodes_of.Address] = frozenset()
+    answering: frozenset[Address] = frozenset()
     if params["state"] == "absent" and params["postgres_manager"] == "patroni":
-        answering = nodes_of.observe_answering(session, registered)
-    return Catalog(nodes, nodes_of.observe_holdings(session), answering)
+        answering = observe_answering(session, registered)
+    return Catalog(nodes, observe_holdings(session), answering)
 
 
 def plan(params: dict[str, Any], desired: Sequence[Desired], catalog: Catalog) -> list[Action]:
@@ -297,12 +324,12 @@ def plan(params: dict[str, Any], desired: Sequence[Desired], catalog: Catalog) -
     state, mode = params["state"], params["shard_transfer_mode"]
     patroni = params["postgres_manager"] == "patroni"
     if state == "absent":
-        return nodes_of.plan_absent(desired, catalog, params["drain"], patroni, mode)
+        return plan_absent(desired, catalog, params["drain"], patroni, mode)
     if state == "drained":
-        return nodes_of.plan_drained(desired, catalog, mode)
+        return plan_drained(desired, catalog, mode)
     if state == "disabled":
-        return nodes_of.plan_disabled(desired, catalog)
-    return nodes_of.plan_patroni(desired, catalog) if patroni else nodes_of.plan_present(desired, catalog)
+        return plan_disabled(desired, catalog)
+    return plan_patroni(desired, catalog) if patroni else plan_present(desired, catalog)
 
 
 def missing(params: dict[str, Any], desired: Sequence[Desired], nodes: Sequence[Node]) -> list[str]:
@@ -310,8 +337,8 @@ def missing(params: dict[str, Any], desired: Sequence[Desired], nodes: Sequence[
     if params["state"] != "present":
         return []
     if params["postgres_manager"] == "patroni":
-        return nodes_of.missing_under_patroni(desired, nodes)
-    return nodes_of.missing_after_present(desired, nodes)
+        return missing_under_patroni(desired, nodes)
+    return missing_after_present(desired, nodes)
 
 
 def apply(session: Session, actions: Sequence[Action], params: dict[str, Any], module: AnsibleModule) -> None:
@@ -321,7 +348,7 @@ def apply(session: Session, actions: Sequence[Action], params: dict[str, Any], m
     for action in actions:
         if action.kind == "update_address":
             if moves:
-                nodes_of.apply_moves(session, moves)
+                apply_moves(session, moves)
                 moves = []
         elif action.kind == "drain":
             if drains:
@@ -329,12 +356,12 @@ def apply(session: Session, actions: Sequence[Action], params: dict[str, Any], m
                 drain(session, remaining, params["shard_transfer_mode"], params["wait_timeout"], module.log)
                 drains = []
         else:
-            nodes_of.apply_step(session, action)
+            apply_step(session, action)
 
 
-def shards_on(session: Session, addresses: set[nodes_of.Address]) -> int:
+def shards_on(session: Session, addresses: set[Address]) -> int:
     """Shards of distributed tables in the groups of ``addresses``."""
-    groups = [node.group for node in nodes_of.observe_nodes(session) if node.address in addresses]
+    groups = [node.group for node in observe_nodes(session) if node.address in addresses]
     return int(
         session.value(
             "SELECT count(*) FROM pg_dist_placement p JOIN pg_dist_shard s USING (shardid)"
@@ -355,7 +382,7 @@ def wait_for_nodes(session: Session, params: dict[str, Any], desired: Sequence[D
     """Wait until nothing is missing, and return all nodes."""
     patroni = params["postgres_manager"] == "patroni"
     return wait_for(
-        lambda: nodes_of.observe_nodes(session),
+        lambda: observe_nodes(session),
         lambda nodes: missing(params, desired, nodes),
         params["wait_timeout"],
         f"Waiting on {session.where} for {'Patroni to register' if patroni else 'Citus to activate'} nodes",
@@ -368,7 +395,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     """Connect, and do everything that changes something alone."""
     params = module.params
     desired = [Desired(**entry) for entry in params["nodes"]]
-    nodes_of.check_desired(desired)
+    check_desired(desired)
     if params["progress_interval"] < 1:
         raise InvalidInput(
             f"progress_interval is {params['progress_interval']}.", "Give a number of seconds from 1 up."
@@ -393,7 +420,7 @@ def bring_about(module: AnsibleModule, session: Session, server: Server, desired
     params = module.params
     catalog = observe(session, params, desired)
     actions = plan(params, desired, catalog)
-    after = nodes_of.predict(catalog.nodes, actions)
+    after = predict(catalog.nodes, actions)
     if actions:
         require_superuser(server, "change the nodes of a Citus cluster")
     if not module.check_mode:
@@ -412,7 +439,7 @@ def bring_about(module: AnsibleModule, session: Session, server: Server, desired
         if params["state"] == "present" and params["wait"]:
             after = wait_for_nodes(session, params, desired)
         elif actions:
-            after = nodes_of.observe_nodes(session)
+            after = observe_nodes(session)
     result = {
         "changed": bool(actions),
         "nodes": [asdict(node) for node in after],

@@ -9,12 +9,27 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_nodes as rules
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes import (
+    Action,
     Catalog,
     Desired,
     Holdings,
     Node,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes_absent import (
+    plan_absent,
+    plan_disabled,
+    plan_drained,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes_apply import predict
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes_present import (
+    check_desired,
+    plan_patroni,
+    plan_present,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes_settled import (
+    missing_after_present,
+    missing_under_patroni,
 )
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_server import (
     Server,
@@ -36,7 +51,7 @@ CATALOG = Catalog(NODES)
 FULL = Holdings(distributed=4, distributed_bytes=4096, only_distributed=4, tables=("events",))
 
 
-def kinds(actions: list[rules.Action]) -> list[str]:
+def kinds(actions: list[Action]) -> list[str]:
     return [action.kind for action in actions]
 
 
@@ -61,7 +76,7 @@ UNCHANGED: list[list[Desired]] = [
 
 @pytest.mark.parametrize("desired", UNCHANGED)
 def test_nothing_to_do(desired: list[Desired]) -> None:
-    assert rules.plan_present(desired, CATALOG) == []
+    assert plan_present(desired, CATALOG) == []
 
 
 PRESENT: list[tuple[list[Desired], list[str]]] = [
@@ -84,10 +99,10 @@ PRESENT: list[tuple[list[Desired], list[str]]] = [
 
 @pytest.mark.parametrize(("desired", "expected"), PRESENT)
 def test_present(desired: list[Desired], expected: list[str]) -> None:
-    actions = rules.plan_present(desired, CATALOG)
+    actions = plan_present(desired, CATALOG)
     assert kinds(actions) == expected
-    after = rules.predict(NODES, actions)
-    assert rules.plan_present(desired, Catalog(after)) == [], "what a plan makes of the catalog satisfies the plan"
+    after = predict(NODES, actions)
+    assert plan_present(desired, Catalog(after)) == [], "what a plan makes of the catalog satisfies the plan"
 
 
 def test_a_cluster_from_nothing_comes_in_an_order_that_works() -> None:
@@ -97,7 +112,7 @@ def test_a_cluster_from_nothing_comes_in_an_order_that_works() -> None:
         Desired("w1", group=1),
         Desired("c1", group=0),
     ]
-    actions = rules.plan_present(desired, Catalog(()))
+    actions = plan_present(desired, Catalog(()))
     assert [(action.kind, action.name) for action in actions] == [
         ("set_coordinator_host", "c1"),
         ("add", "w1"),
@@ -107,36 +122,36 @@ def test_a_cluster_from_nothing_comes_in_an_order_that_works() -> None:
 
 
 def test_free_group_numbers() -> None:
-    actions = rules.plan_present([Desired("x"), Desired("y"), Desired("z", group=7)], CATALOG)
+    actions = plan_present([Desired("x"), Desired("y"), Desired("z", group=7)], CATALOG)
     assert {action.name: action.values["group"] for action in actions} == {"x": 8, "y": 9, "z": 7}
 
 
 def test_inactive_and_unsynced_nodes_are_brought_back() -> None:
     inactive = Catalog((COORDINATOR, replace(WORKER1, is_active=False)))
-    assert kinds(rules.plan_present([Desired("w1")], inactive)) == ["activate"]
+    assert kinds(plan_present([Desired("w1")], inactive)) == ["activate"]
     unsynced = Catalog((COORDINATOR, replace(WORKER1, has_metadata=False, metadata_synced=False)))
-    assert kinds(rules.plan_present([Desired("w1")], unsynced)) == ["start_metadata_sync"]
-    assert rules.plan_present([Desired("w1", metadata_synced=False)], unsynced) == []
+    assert kinds(plan_present([Desired("w1")], unsynced)) == ["start_metadata_sync"]
+    assert plan_present([Desired("w1", metadata_synced=False)], unsynced) == []
     inactive = Catalog((COORDINATOR, replace(WORKER1, is_active=False, has_metadata=False)))
-    assert kinds(rules.plan_present([Desired("w1")], inactive)) == ["activate"], "activating syncs as well"
+    assert kinds(plan_present([Desired("w1")], inactive)) == ["activate"], "activating syncs as well"
 
 
 def test_exchange_of_addresses_parks_one() -> None:
-    actions = rules.plan_present([Desired("w1b", role="primary")], CATALOG)
+    actions = plan_present([Desired("w1b", role="primary")], CATALOG)
     seen = {node.address for node in NODES}
     for action in actions:
         target = (action.values["new_name"], action.values["new_port"])
         assert target not in seen, "Citus refuses an address that is taken"
         seen.remove((action.name, action.port))
         seen.add(target)
-    after = {node.node_id: node.name for node in rules.predict(NODES, actions)}
+    after = {node.node_id: node.name for node in predict(NODES, actions)}
     assert (after[2], after[3]) == ("w1b", "w1")
 
 
 def test_two_moves_at_once() -> None:
     nodes = tuple(Node(number, f"n{number}", 5432, number, "primary") for number in (1, 2, 3))
     desired = [Desired("n4", group=3, previous_name="n3"), Desired("n5", group=1, previous_name="n1")]
-    after = rules.predict(nodes, rules.plan_present(desired, Catalog(nodes)))
+    after = predict(nodes, plan_present(desired, Catalog(nodes)))
     assert [primary_in(after, group) for group in (1, 2, 3)] == ["n5", "n2", "n4"]
 
 
@@ -154,7 +169,7 @@ REFUSED: list[tuple[list[Desired], str]] = [
 @pytest.mark.parametrize(("desired", "message"), REFUSED)
 def test_refused(desired: list[Desired], message: str) -> None:
     with pytest.raises(CitusHaError, match=message):
-        rules.plan_present(desired, CATALOG)
+        plan_present(desired, CATALOG)
 
 
 CONTRADICTIONS: list[tuple[list[Desired], str]] = [
@@ -175,7 +190,7 @@ CONTRADICTIONS: list[tuple[list[Desired], str]] = [
 @pytest.mark.parametrize(("desired", "message"), CONTRADICTIONS)
 def test_contradictions(desired: list[Desired], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        rules.check_desired(desired)
+        check_desired(desired)
 
 
 names = st.text(min_size=0, max_size=300)
@@ -198,8 +213,8 @@ entries = st.builds(
 def test_any_input_gives_a_plan_or_an_answer(desired: list[Desired]) -> None:
     """100 inputs nobody would write: a plan whose result needs no further plan, or a refusal that says why."""
     try:
-        rules.check_desired(desired)
-        actions = rules.plan_present(desired, CATALOG)
+        check_desired(desired)
+        actions = plan_present(desired, CATALOG)
     except CitusHaError as error:
         said = str(error)
     else:
@@ -207,11 +222,11 @@ def test_any_input_gives_a_plan_or_an_answer(desired: list[Desired]) -> None:
     assert said or all(entry.name for entry in desired)
     if said:
         return
-    after = rules.predict(NODES, actions)
+    after = predict(NODES, actions)
     addresses = [node.address for node in after]
     assert len(addresses) == len(set(addresses))
     assert {node.node_id for node in NODES} <= {node.node_id for node in after}, "present removes nothing"
-    assert rules.plan_present(desired, Catalog(after)) == [], "what a plan makes of the catalog satisfies the plan"
+    assert plan_present(desired, Catalog(after)) == [], "what a plan makes of the catalog satisfies the plan"
 
 
 # ---- Patroni -----------------------------------------------------------------------------------
@@ -241,25 +256,25 @@ MISSING: list[tuple[list[Desired], tuple[Node, ...], list[str]]] = [
 
 @pytest.mark.parametrize(("desired", "nodes", "expected"), MISSING)
 def test_missing_under_patroni(desired: list[Desired], nodes: tuple[Node, ...], expected: list[str]) -> None:
-    assert rules.missing_under_patroni(desired, nodes) == expected
+    assert missing_under_patroni(desired, nodes) == expected
 
 
 def test_under_patroni_only_the_property_is_set() -> None:
     # The standby is the leader by now: the property is that of the group, wherever its primary is.
     desired = [Desired("w1b", group=1, should_have_shards=False), Desired("w9", group=9), Desired("c1")]
-    actions = rules.plan_patroni(desired, CATALOG)
+    actions = plan_patroni(desired, CATALOG)
     assert [(action.kind, action.name) for action in actions] == [("set_should_have_shards", "w1")]
     with pytest.raises(InvalidInput, match="different should_have_shards"):
-        rules.plan_patroni([*desired, Desired("w1", should_have_shards=True)], CATALOG)
+        plan_patroni([*desired, Desired("w1", should_have_shards=True)], CATALOG)
 
 
 def test_missing_after_present() -> None:
     nodes = (replace(WORKER1, metadata_synced=False), STANDBY1, replace(WORKER2, is_active=False))
-    assert rules.missing_after_present([Desired("w1"), Desired("w1b"), Desired("w2")], nodes) == [
+    assert missing_after_present([Desired("w1"), Desired("w1b"), Desired("w2")], nodes) == [
         "w1:5432 waits for Citus' metadata",
         "w2:5432 is not active",
     ]
-    assert rules.missing_after_present([Desired("w1", metadata_synced=False)], nodes) == []
+    assert missing_after_present([Desired("w1", metadata_synced=False)], nodes) == []
 
 
 # ---- drained, disabled, absent -----------------------------------------------------------------
@@ -267,16 +282,16 @@ def test_missing_after_present() -> None:
 
 def test_drained() -> None:
     catalog = Catalog(NODES, {1: FULL, 2: FULL})
-    assert kinds(rules.plan_drained([Desired("w1")], catalog)) == ["set_should_have_shards", "drain"]
-    assert rules.plan_drained([Desired("w1b")], catalog) == [], "a secondary has nothing of its own"
+    assert kinds(plan_drained([Desired("w1")], catalog)) == ["set_should_have_shards", "drain"]
+    assert plan_drained([Desired("w1b")], catalog) == [], "a secondary has nothing of its own"
     interrupted = Catalog((COORDINATOR, replace(WORKER1, should_have_shards=False), WORKER2), {1: FULL})
-    assert kinds(rules.plan_drained([Desired("w1")], interrupted)) == ["drain"]
+    assert kinds(plan_drained([Desired("w1")], interrupted)) == ["drain"]
     done = Catalog((COORDINATOR, replace(WORKER1, should_have_shards=False), WORKER2), {1: Holdings()})
-    assert rules.plan_drained([Desired("w1")], done) == []
+    assert plan_drained([Desired("w1")], done) == []
     with pytest.raises(Refused, match="nowhere to go"):
-        rules.plan_drained([Desired("w1"), Desired("w2")], catalog)
+        plan_drained([Desired("w1"), Desired("w2")], catalog)
     with pytest.raises(InvalidInput, match="Registered nodes: c1:5432, w1:5432"):
-        rules.plan_drained([Desired("w7")], catalog)
+        plan_drained([Desired("w7")], catalog)
 
 
 ABSENT: list[tuple[list[str], Holdings, bool, list[str]]] = [
@@ -292,7 +307,7 @@ ABSENT: list[tuple[list[str], Holdings, bool, list[str]]] = [
 @pytest.mark.parametrize(("names_", "holdings", "drain", "expected"), ABSENT)
 def test_absent(names_: list[str], holdings: Holdings, drain: bool, expected: list[str]) -> None:
     catalog = Catalog(NODES, {1: holdings, 2: holdings})
-    actions = rules.plan_absent([Desired(name) for name in names_], catalog, drain, patroni=False)
+    actions = plan_absent([Desired(name) for name in names_], catalog, drain, patroni=False)
     assert kinds(actions) == expected
     if names_ == ["w1", "w1b"]:
         assert [action.name for action in actions] == ["w1b", "w1"], "secondaries first"
@@ -311,24 +326,24 @@ ABSENT_REFUSED: list[tuple[list[str], Holdings, bool, str]] = [
 def test_absent_refused(names_: list[str], holdings: Holdings, drain: bool, message: str) -> None:
     catalog = Catalog(NODES, {2: holdings})
     with pytest.raises(Refused, match=message):
-        rules.plan_absent([Desired(name) for name in names_], catalog, drain, patroni=False)
+        plan_absent([Desired(name) for name in names_], catalog, drain, patroni=False)
 
 
 def test_absent_under_patroni_keeps_the_order() -> None:
     running = Catalog(NODES, {}, answering=frozenset({("w2", 5432)}))
     with pytest.raises(Refused, match=r"state: drained; stop Patroni .*patronictl remove"):
-        rules.plan_absent([Desired("w2")], running, drain=True, patroni=True)
-    assert kinds(rules.plan_absent([Desired("w2")], Catalog(NODES), drain=False, patroni=True)) == ["remove"]
+        plan_absent([Desired("w2")], running, drain=True, patroni=True)
+    assert kinds(plan_absent([Desired("w2")], Catalog(NODES), drain=False, patroni=True)) == ["remove"]
 
 
 def test_disabled() -> None:
-    assert kinds(rules.plan_disabled([Desired("w2"), Desired("w1b")], CATALOG)) == ["disable", "disable"]
+    assert kinds(plan_disabled([Desired("w2"), Desired("w1b")], CATALOG)) == ["disable", "disable"]
     gone = Catalog((COORDINATOR, replace(WORKER2, is_active=False)))
-    assert rules.plan_disabled([Desired("w2")], gone) == []
+    assert plan_disabled([Desired("w2")], gone) == []
     with pytest.raises(Refused, match="only copy of 4 shards"):
-        rules.plan_disabled([Desired("w2")], Catalog(NODES, {2: FULL}))
+        plan_disabled([Desired("w2")], Catalog(NODES, {2: FULL}))
     with pytest.raises(Refused, match="is the coordinator"):
-        rules.plan_disabled([Desired("c1")], CATALOG)
+        plan_disabled([Desired("c1")], CATALOG)
 
 
 # ---- the server --------------------------------------------------------------------------------
