@@ -12,12 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog import (
-    Details,
-    Schema,
-    Server,
-    Table,
-)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_details import Details
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_server import Server
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_tables import Schema, Table
 from ansible_collections.citus_ha.cluster.plugins.module_utils._connection import pgsql
 from ansible_collections.citus_ha.cluster.plugins.module_utils._names import Name, display
 

@@ -11,8 +11,18 @@ from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_catalog as catalog
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _lock
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_details import read_details
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_measure import measure
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_server import (
+    Server,
+    read_citus,
+    read_server,
+    require_citus,
+    require_coordinator,
+    require_primary,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_tables import read_schemas, read_tables
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute import (
     Action,
     Desired,
@@ -153,19 +163,19 @@ def observe(session: Session, desired: Sequence[Desired]) -> State:
     :raises Refused: a database, a server or a node that this is not done on.
     :raises InvalidInput: an option that the server is too old for; one table under two names.
     """
-    server = catalog.read_server(session)
-    catalog.require_primary(server)
-    catalog.require_citus(server)
+    server = read_server(session)
+    require_primary(server)
+    require_citus(server)
     require(MODULE, [used for entry in desired for used in entry.options()], server.citus or (0, 0), server.postgresql)
-    server = catalog.read_citus(session, server)
-    catalog.require_coordinator(server)
+    server = read_citus(session, server)
+    require_coordinator(server)
     tables = [entry for entry in desired if entry.kind == "table"]
     names = [entry.name for entry in tables]
     names += [entry.colocate_with for entry in tables if isinstance(entry.colocate_with, Name)]
     state = State(
         server=server,
-        tables=catalog.read_tables(session, server, list(dict.fromkeys(names))),
-        schemas=catalog.read_schemas(session, [entry.name.table for entry in desired if entry.kind == "schema"]),
+        tables=read_tables(session, server, list(dict.fromkeys(names))),
+        schemas=read_schemas(session, [entry.name.table for entry in desired if entry.kind == "schema"]),
     )
     _refuse_aliases(tables, state)
     changed = changing(desired, state)
@@ -173,7 +183,7 @@ def observe(session: Session, desired: Sequence[Desired]) -> State:
         return state
     steps = {step(entry, state) for entry in tables}
     targets = [state.tables[name] for name in names if name in state.tables]
-    details = catalog.read_details(
+    details = read_details(
         session,
         server,
         list({table.oid: table for table in [*changed, *targets]}.values()),
@@ -182,7 +192,7 @@ def observe(session: Session, desired: Sequence[Desired]) -> State:
         or bool({entry.state for entry in tables} & {"local", "reference"}),
     )
     state = replace(state, details=details)
-    return replace(state, details=catalog.measure(session, server, details, measures(desired, state)))
+    return replace(state, details=measure(session, server, details, measures(desired, state)))
 
 
 def _refuse_aliases(entries: Iterable[Desired], state: State) -> None:
@@ -201,7 +211,7 @@ def _refuse_aliases(entries: Iterable[Desired], state: State) -> None:
 # ---- apply ------------------------------------------------------------------------------------------
 
 
-def batches(actions: Sequence[Action], server: catalog.Server) -> list[list[Action]]:
+def batches(actions: Sequence[Action], server: Server) -> list[list[Action]]:
     """The actions in order, grouped by the transaction they share.
 
     One transaction when Citus allows it and the server's lock table holds it: a node has room for

@@ -13,12 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog import (
-    ForeignKey,
-    Key,
-    Schema,
-    Table,
-)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_details import ForeignKey, Key
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_tables import Schema, Table
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute import (
     MAX_SHARD_COUNT,
     WRITES_BLOCKED,

@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog import (
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_details import (
     Column,
     Details,
     Extra,
     ForeignKey,
     Key,
-    Measure,
-    Server,
-    Table,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_measure import Measure
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_server import Server
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_tables import Table
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute import (
     WORDS,
     Action,

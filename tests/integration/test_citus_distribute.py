@@ -224,13 +224,13 @@ def test_undistribute(cluster: Cluster) -> None:
 
 
 def test_undistribute_only_what_fits(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_catalog
+    from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_catalog_details
 
     cluster.sql("CREATE TABLE s.t (id bigint PRIMARY KEY, v text)")
     cluster.sql("INSERT INTO s.t SELECT i, 'x' FROM generate_series(1, 100) i")
     cluster.ok(MODULE, name="s.t", column="id")
     for free, words in (("SELECT 1000::bigint", "1000 bytes are free"), ("SELECT NULL::bigint", "does not tell")):
-        monkeypatch.setattr(_citus_catalog, "_FREE", free)
+        monkeypatch.setattr(_citus_catalog_details, "_FREE", free)
         message = cluster.refused(MODULE, name="s.t", state="undistributed")
         assert "force: true" in message
         if not cluster.is_standin:
@@ -886,9 +886,9 @@ def test_refuses_a_worker(cluster: Cluster) -> None:
 
 def test_refuses_a_standby(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer of a server in recovery is put in its mouth: that it is one is all that counts."""
-    from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_catalog
+    from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_catalog_server as server
 
-    monkeypatch.setattr(_citus_catalog, "_FACTS", _citus_catalog._FACTS.replace("pg_is_in_recovery()", "true"))
+    monkeypatch.setattr(server, "_FACTS", server._FACTS.replace("pg_is_in_recovery()", "true"))
     assert "standby (in recovery)" in cluster.refused(MODULE, name="s.t", column="id", check=True)
 
 
@@ -1008,11 +1008,11 @@ def test_skew_and_nulls_are_seen(cluster: Cluster) -> None:
 
 def test_big_tables_are_estimated(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     real_only(cluster, "run_command_on_shards()")
-    from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_catalog
+    from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_catalog_measure
 
     cluster.sql('CREATE TABLE s."t\'s" (id int PRIMARY KEY); INSERT INTO s."t\'s" SELECT generate_series(1, 1000)')
     cluster.sql('ANALYZE s."t\'s"')
-    monkeypatch.setattr(_citus_catalog, "EXACT_BYTES", 0)
+    monkeypatch.setattr(_citus_catalog_measure, "EXACT_BYTES", 0)
     result = cluster.ok(MODULE, name='s."t\'s"', column="id", check=True)
     assert result["plan"][0]["rows"] == 1000
     cluster.ok(MODULE, name='s."t\'s"', column="id")

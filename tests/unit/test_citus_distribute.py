@@ -15,16 +15,15 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_distribute_run as run
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _lock, _versions
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog import (
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_details import (
     Column,
     Details,
     Extra,
     ForeignKey,
     Key,
-    Schema,
-    Server,
-    Table,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_server import Server
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_tables import Schema, Table
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute import (
     Action,
     Desired,
