@@ -32,19 +32,21 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute
     target_of,
 )
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_preflight import (
-    Final,
-    add_foreign_key,
-    colocation_problems,
     column_problems,
     concurrency_problems,
-    drop_foreign_key,
-    foreign_key_problem,
-    key_problems,
     missing_problem,
     relation_problems,
     skew,
     space_problems,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_preflight_colocation import (
+    Final,
+    add_foreign_key,
+    colocation_problems,
+    drop_foreign_key,
+    foreign_key_problem,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_preflight_keys import key_problems
 from ansible_collections.citus_ha.cluster.plugins.module_utils._names import Name, display
 
 # The name of a shard is the table's, an underscore and a number. Where that is longer than 63 bytes,

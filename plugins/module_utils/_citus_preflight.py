@@ -3,26 +3,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What stands in the way of a plan: the checks that Citus makes while it distributes, made before.
 
+Those of keys are in ``_citus_preflight_keys``, those of tables that belong together in ``_citus_preflight_colocation``.
 Every function is pure. What they say is compared with Citus's own verdict in tests/integration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_details import (
     Column,
     Details,
     Extra,
     ForeignKey,
-    Key,
 )
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_measure import Measure
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_server import Server
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_catalog_tables import Table
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute import (
-    WORDS,
     Action,
     Desired,
     Finding,
@@ -31,298 +29,12 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute
     differences,
     format_bytes,
     step,
-    target_of,
 )
-from ansible_collections.citus_ha.cluster.plugins.module_utils._names import Name, display
-
-# ---- keys -------------------------------------------------------------------------------------------
-
-
-def _matching_parenthesis(text: str) -> int | None:
-    """Index of the parenthesis that closes the first one outside quotes; None when there is none."""
-    depth = 0
-    quote = ""
-    for index, character in enumerate(text):
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
-        elif character == "(":
-            depth += 1
-        elif character == ")":
-            depth -= 1
-            if depth == 0:
-                return index
-    return None
-
-
-def extended_definition(key: Key, column: str) -> str | None:
-    """The key's definition, in the server's words, with ``column`` appended to its columns.
-
-    None for an exclusion constraint: whether its index method can compare the column for equality is
-    not known here.
-    """
-    end = _matching_parenthesis(key.definition)
-    if end is None or key.constraint == "x":
-        return None
-    return f"{key.definition[:end]}, {display(column)}{key.definition[end:]}"
-
-
-def mend_key(key: Key, column: str) -> tuple[Statement, ...]:
-    """The statements that add ``column`` to the key; empty when that cannot be said."""
-    definition = extended_definition(key, column)
-    if definition is None:
-        return ()
-    names = {"table": (key.schema, key.table), "key": (key.name,), "index": (key.schema, key.name)}
-    if key.constraint:
-        first: tuple[Statement, ...] = (
-            Statement(
-                "ALTER TABLE {table} DROP CONSTRAINT {key}, ADD CONSTRAINT {key} {definition}",
-                {"table": names["table"], "key": names["key"]},
-                {"definition": definition},
-            ),
-        )
-    else:
-        first = (
-            Statement("DROP INDEX {index}", {"index": names["index"]}),
-            Statement("{definition}", {}, {"definition": definition}),
-        )
-    if key.replica_identity:
-        identity = Statement(
-            "ALTER TABLE {table} REPLICA IDENTITY USING INDEX {key}", {"table": names["table"], "key": names["key"]}
-        )
-        return (*first, identity)
-    return first
-
-
-_KEY_WORDS = {"p": "primary key", "u": "unique constraint", "x": "exclusion constraint", None: "unique index"}
-
-
-def key_problems(
-    desired: Desired, table: Table, column: Column, details: Details
-) -> tuple[list[Finding], list[Statement], list[str]]:
-    """Keys without the distribution column: findings, or with ``extend_keys`` what mends them; and warnings."""
-    findings: list[Finding] = []
-    statements: list[Statement] = []
-    warnings: list[str] = []
-    for key in details.keys.get(table.oid, ()):
-        on_partition = (key.schema, key.table) != (table.schema, table.table)
-        own = {item.name: item.number for item in details.columns.get(table.oid, ())}
-        covered = column.name in key.names if on_partition else own.get(column.name) in key.columns
-        if covered:
-            continue
-        if column.name in key.included:
-            # Citus takes this one, although it then checks the key only within a shard.
-            warnings.append(
-                f"{table}: the {_KEY_WORDS[key.constraint]} {display(key.name)} only carries {display(column.name)}"
-                " along (INCLUDE): it stays unique within a shard, not over all of them."
-            )
-            continue
-        where = f" on its partition {Name(key.schema, key.table)}" if on_partition else ""
-        problem = (
-            f"the {_KEY_WORDS[key.constraint]} {display(key.name)} ({', '.join(map(display, key.names))}){where}"
-            f" does not include the distribution column {display(column.name)}"
-        )
-        mend = mend_key(key, column.name)
-        if not mend:
-            findings.append(
-                Finding(
-                    str(table),
-                    f"{problem} with an equality operator.",
-                    "Drop it or add the column to it:",
-                    (str(_drop_constraint(key)),),
-                )
-            )
-        elif key.dependants:
-            findings.append(
-                Finding(
-                    str(table),
-                    f"{problem}, and foreign keys rest on it ({', '.join(key.dependants)}).",
-                    "Change those foreign keys to include the column too (drop them, mend the key, add them again), or"
-                    " distribute the table by a column of the key, or make it a reference table. The key would be:",
-                    tuple(str(statement) for statement in mend),
-                )
-            )
-        elif desired.extend_keys:
-            statements.extend(mend)
-        else:
-            findings.append(
-                Finding(
-                    str(table),
-                    f"{problem}. Citus can keep it unique only when it does.",
-                    "Set extend_keys: true, or run:",
-                    tuple(str(statement) for statement in mend),
-                )
-            )
-    return findings, statements, warnings
-
-
-def _drop_constraint(key: Key) -> Statement:
-    return Statement(
-        "ALTER TABLE {table} DROP CONSTRAINT {key}", {"table": (key.schema, key.table), "key": (key.name,)}
-    )
-
-
-# ---- colocation and foreign keys --------------------------------------------------------------------
-
-
-class Final:
-    """What every table will be when the plan has run: the ground on which foreign keys are judged."""
-
-    def __init__(self, desired: Sequence[Desired], state: State) -> None:
-        self._state = state
-        self._wanted = {
-            state.tables[entry.name].oid: entry
-            for entry in desired
-            if entry.kind == "table" and entry.name in state.tables
-        }
-
-    def entry(self, table: Table) -> Desired | None:
-        return self._wanted.get(table.oid)
-
-    def state(self, table: Table) -> str:
-        entry = self.entry(table)
-        if entry is None:
-            return table.state
-        return "plain" if entry.state == "undistributed" else entry.state
-
-    def column(self, table: Table) -> str | None:
-        entry = self.entry(table)
-        if entry is not None and entry.state == "distributed":
-            return entry.column
-        return table.column
-
-    def column_type(self, table: Table) -> Column | None:
-        """The distribution column as a column; None when the table was not looked at closely."""
-        wanted = self.column(table)
-        return next((item for item in self._state.details.columns.get(table.oid, ()) if item.name == wanted), None)
-
-    def has_sequence(self, table: Table, names: Iterable[str]) -> bool:
-        """Whether one of the columns has a sequence as its default (False for a table not looked at closely)."""
-        return any(item.sequence for item in self._state.details.columns.get(table.oid, ()) if item.name in names)
-
-    def group(self, table: Table, seen: frozenset[int] = frozenset()) -> tuple[Any, ...]:
-        """Equal for two tables exactly when they will be colocated."""
-        entry = self.entry(table)
-        if entry is None or entry.state != "distributed" or table.oid in seen or step(entry, self._state) is None:
-            return ("id", table.colocation_id)
-        target = target_of(entry, self._state)
-        if target is not None:
-            return self.group(target, seen | {table.oid})
-        if entry.colocate_with == "none":
-            return ("own", table.oid)
-        if table.state == "distributed" and differences(entry, table, self._state) == []:
-            return ("id", table.colocation_id)
-        column = self.column_type(table)
-        shards = entry.shard_count or table.shard_count or int(self._state.server.setting("citus.shard_count", "32"))
-        key = (column.type_oid, column.collation, shards) if column else ("?", table.oid, 0)
-        existing = self._state.details.groups.get(key)
-        return ("id", existing) if existing is not None else ("new", *key)
-
-
-def drop_foreign_key(key: ForeignKey) -> Statement:
-    return Statement(
-        "ALTER TABLE {table} DROP CONSTRAINT {key}",
-        {"table": (key.source.schema, key.source.table), "key": (key.name,)},
-    )
-
-
-def add_foreign_key(key: ForeignKey) -> Statement:
-    return Statement(
-        "ALTER TABLE {table} ADD CONSTRAINT {key} {definition}",
-        {"table": (key.source.schema, key.source.table), "key": (key.name,)},
-        {"definition": key.definition},
-    )
-
-
-def foreign_key_problem(key: ForeignKey, final: Final) -> Finding | None:
-    """Why the foreign key cannot exist once the plan has run, by the rules of Citus."""
-    source, target = final.state(key.source), final.state(key.target)
-    what = (
-        f"its foreign key {display(key.name)} ({', '.join(map(display, key.source_columns))}) to {key.target}"
-        f" ({', '.join(map(display, key.target_columns))})"
-    )
-    drop = (str(drop_foreign_key(key)),)
-    if (
-        "d" in (key.on_delete, key.on_update)
-        and source != "plain"
-        and final.has_sequence(key.source, key.source_columns)
-    ):
-        return Finding(
-            str(key.source),
-            f"{what} says SET DEFAULT for a column whose default comes from a sequence, which Citus does not support.",
-            "Use another action, or drop it:",
-            drop,
-        )
-    if source == "reference" and target in ("plain", "local") and not (key.on_delete in "ar" and key.on_update in "ar"):
-        return Finding(
-            str(key.source),
-            f"{what} would lead from a reference table to a local one with an ON DELETE or ON UPDATE action, which"
-            " Citus cannot carry out on every node.",
-            f"Give {key.target} state: reference too, use NO ACTION or RESTRICT, or drop it:",
-            drop,
-        )
-    if target == "reference":
-        column = final.column(key.source) if source == "distributed" else None
-        if column in key.source_columns and (key.on_delete in "nd" or key.on_update in "ndc"):
-            return Finding(
-                str(key.source),
-                f"{what} would change the distribution column {display(column or '')} (ON DELETE or ON UPDATE action).",
-                "Use NO ACTION, RESTRICT or ON DELETE CASCADE, or drop it:",
-                drop,
-            )
-        return None
-    if source != "distributed":
-        if target != "distributed" or source not in ("plain", "local", "reference"):
-            return None
-        words = WORDS[source]
-        return Finding(
-            str(key.source),
-            f"{what} would lead from a {words} to a distributed table, which Citus does not support.",
-            f"Distribute {key.source} by {display(key.source_columns[0])} in the same task, or drop the foreign key:",
-            drop,
-        )
-    if target in ("plain", "local"):
-        return Finding(
-            str(key.source),
-            f"{what} leads to a {WORDS[target]}; the referenced rows must be on the same node.",
-            f"Put {key.target} into the list with state: reference (small, and joined from everywhere), or with"
-            f" state: distributed, column: {display(key.target_columns[0])}, or drop the foreign key:",
-            drop,
-        )
-    if target != "distributed":
-        return None
-    own, other = final.column(key.source), final.column(key.target)
-    pairs = dict(zip(key.source_columns, key.target_columns))
-    if key.source.oid != key.target.oid and final.group(key.source) != final.group(key.target):
-        mine, theirs = final.column_type(key.source), final.column_type(key.target)
-        why = ""
-        if mine and theirs and (mine.type_oid, mine.collation) != (theirs.type_oid, theirs.collation):
-            why = f" (the distribution columns are of different types: {mine.type} and {theirs.type})"
-        return Finding(
-            str(key.source),
-            f"{what} leads to a distributed table that it would not be colocated with{why}.",
-            f"Set colocate_with: {key.target}, or give {key.target} state: reference, or drop the foreign key:",
-            drop,
-        )
-    if own is None or pairs.get(own) != other:
-        return Finding(
-            str(key.source),
-            f"{what} does not pair the distribution columns {display(own or '?')} and {display(other or '?')}.",
-            f"Give {key.target} state: reference, or add the distribution column to the foreign key, or drop it:",
-            drop,
-        )
-    if key.on_delete in "nd" or key.on_update in "ndc":
-        return Finding(
-            str(key.source),
-            f"{what} would change the distribution column {display(own)} (ON DELETE or ON UPDATE action).",
-            "Use NO ACTION, RESTRICT or ON DELETE CASCADE, or drop it:",
-            drop,
-        )
-    return None
-
-
-# ---- the preflight of one table ---------------------------------------------------------------------
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_preflight_colocation import (
+    Final,
+    drop_foreign_key,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._names import display
 
 
 def relation_problems(desired: Desired, table: Table, extra: Extra, server: Server) -> list[Finding]:
@@ -497,68 +209,6 @@ def skew(column: Column, table: str, shards: int, rows: int | None, sampled: int
     return None
 
 
-def relation_names(table: Table) -> dict[str, tuple[str, ...]]:
-    return {"table": (table.schema, table.table)}
-
-
-def colocation_problems(
-    desired: Desired, table: Table, column: Column | None, final: Final, state: State
-) -> list[Finding]:
-    if not isinstance(desired.colocate_with, Name):
-        return []
-    name = str(table)
-    target = target_of(desired, state)
-    if target is None:
-        return [
-            Finding(
-                name,
-                f"colocate_with: there is no table {desired.colocate_with}.",
-                "Name an existing distributed table.",
-            )
-        ]
-    if target.oid == table.oid:
-        return [Finding(name, "colocate_with names the table itself.", "Name another table, or leave it out.")]
-    if final.state(target) != "distributed":
-        return [
-            Finding(
-                name,
-                f"colocate_with: {target} is not distributed ({WORDS[final.state(target)]}).",
-                f"Put {target} into the same list with state: distributed, or name a distributed table.",
-            )
-        ]
-    found = []
-    theirs = final.column_type(target)
-    if column and theirs and (column.type_oid, column.collation) != (theirs.type_oid, theirs.collation):
-        found.append(
-            Finding(
-                name,
-                f"its distribution column {display(column.name)} is {column.type}, that of {target}"
-                f" ({display(theirs.name)}) is {theirs.type}; colocated tables need the same type and collation.",
-                "Distribute by a column of that type, leave colocate_with out, or run:",
-                (
-                    str(
-                        Statement(
-                            "ALTER TABLE {table} ALTER COLUMN {column} TYPE {type}",
-                            {**relation_names(table), "column": (column.name,)},
-                            {"type": theirs.type},
-                        )
-                    ),
-                ),
-            )
-        )
-    entry = final.entry(target)
-    shards = (entry.shard_count if entry else None) or target.shard_count
-    if desired.shard_count is not None and shards is not None and desired.shard_count != shards:
-        found.append(
-            Finding(
-                name,
-                f"shard_count {desired.shard_count} contradicts colocate_with: {target} has {shards} shards.",
-                "Leave one of the two out.",
-            )
-        )
-    return found
-
-
 def concurrency_problems(
     entry: Desired, table: Table, extra: Extra, keys: Sequence[ForeignKey], final: Final, server: Server
 ) -> list[Finding]:
@@ -572,7 +222,7 @@ def concurrency_problems(
                 "it has no primary key and no REPLICA IDENTITY: while it is distributed concurrently, every UPDATE and"
                 " DELETE on it would fail.",
                 "Add a primary key, set force: true if it is only inserted into, or run:",
-                (str(Statement("ALTER TABLE {table} REPLICA IDENTITY FULL", relation_names(table))),),
+                (str(Statement("ALTER TABLE {table} REPLICA IDENTITY FULL", {"table": (table.schema, table.table)})),),
             )
         )
     if server.setting("wal_level", "logical") != "logical":

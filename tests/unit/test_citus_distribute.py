@@ -34,7 +34,8 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_distribute
     step,
 )
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_plan import plan
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_preflight import mend_key, skew
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_preflight import skew
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_preflight_keys import mend_key
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     CitusHaError,
     ConnectionFailed,
