@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_rebalance as rebalance
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance_job import failure
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.waiting import WaitingAction
 
 
@@ -48,6 +48,6 @@ def merge(first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
     # The job may have ended between two calls, where nobody waited for it.
     reached = last.get("progress", {})
     same = reached.get("job_id") == first.get("progress", {}).get("job_id")
-    if same and not last.get("failed") and rebalance.failure(reached, "the coordinator"):
-        result.update(failed=True, msg=rebalance.failure(reached, "the coordinator"))
+    if same and not last.get("failed") and failure(reached, "the coordinator"):
+        result.update(failed=True, msg=failure(reached, "the coordinator"))
     return result

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes import Node
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import Job, progress
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance_job import Job, progress
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_server import COORDINATOR_GROUP
 from ansible_collections.citus_ha.cluster.plugins.module_utils._connection import Session
 

@@ -327,7 +327,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_info as info
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes import observe_nodes
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import observe_job
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance_job import observe_job
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_server import (
     Server,
     observe_server,

@@ -273,7 +273,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_nodes_sett
     missing_after_present,
     missing_under_patroni,
 )
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import drain
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance_drain import drain
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_server import (
     Server,
     observe_server,

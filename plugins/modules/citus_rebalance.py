@@ -217,7 +217,24 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_rebalance as rebalance
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import Job, Move, Request
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import Move, Request
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance_executors import (
+    LIMITS,
+    PER_NODE,
+    observe_executors,
+    plan_executors,
+    raise_executors,
+    restore_executors,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance_job import (
+    Job,
+    describe_job,
+    elapsed,
+    failure,
+    full_progress,
+    observe_job,
+    wait_for_job,
+)
 from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_server import (
     Server,
     observe_server,
@@ -263,7 +280,7 @@ class Run:
     def start(self) -> Job | None:
         """Start a job unless one runs or there is nothing to move; the newest job afterwards."""
         rebalance.check_strategy(self.request, rebalance.observe_strategies(self.session))
-        job = rebalance.observe_job(self.session)
+        job = observe_job(self.session)
         if job is not None and job.is_active:
             return job
         self.moves = rebalance.plan_moves(self.session, self.request)
@@ -276,17 +293,17 @@ class Run:
             "before": rebalance.loads_as_text(before),
             "after": rebalance.loads_as_text(rebalance.predict_loads(before, self.moves)),
         }
-        executors = rebalance.observe_executors(self.session)
-        self.settings = rebalance.plan_executors(executors, self.params["parallelism"], len(before))
+        executors = observe_executors(self.session)
+        self.settings = plan_executors(executors, self.params["parallelism"], len(before))
         if self.settings or self.request.threshold is not None:
             require_superuser(self.server, "raise the server's settings or choose a threshold of its own")
         if self.module.check_mode:
             return job
-        rebalance.raise_executors(self.session, self.settings)
+        raise_executors(self.session, self.settings)
         newer = self.server.interface >= PARALLEL_TRANSFERS_SINCE
         started = rebalance.start(self.session, self.request, newer)
         self.module.log(f"started rebalance job {started}: {len(self.moves)} shards")
-        return rebalance.observe_job(self.session)
+        return observe_job(self.session)
 
     def wait(self) -> Job | None:
         """Wait until no job runs, and tidy up.
@@ -296,11 +313,11 @@ class Run:
         """
         deadline = time.monotonic() + self.params["wait_timeout"]
         try:
-            job = rebalance.wait_for_job(self.session, deadline, self.module.log)
+            job = wait_for_job(self.session, deadline, self.module.log)
         except TimedOut as error:
-            now = rebalance.observe_job(self.session)
+            now = observe_job(self.session)
             left = rebalance.plan_moves(self.session, self.request)
-            error.details.update(timed_out=True, progress=rebalance.full_progress(now, left))
+            error.details.update(timed_out=True, progress=full_progress(now, left))
             raise
         self.tidy()
         return job
@@ -309,7 +326,7 @@ class Run:
         """Put settings back and drop what moves have left behind."""
         if self.module.check_mode or not self.server.is_superuser:
             return
-        if rebalance.restore_executors(self.session):
+        if restore_executors(self.session):
             self.restored = self.changed = True
         if rebalance.left_behind(self.session):
             rebalance.clean_up(self.session)
@@ -322,9 +339,9 @@ class Run:
             "changed": self.changed,
             "moves": [asdict(move) for move in self.moves],
             "bytes": sum(move.bytes for move in self.moves),
-            "seconds": rebalance.elapsed(job) if job else None,
+            "seconds": elapsed(job) if job else None,
             "running": running,
-            "progress": rebalance.full_progress(job, left),
+            "progress": full_progress(job, left),
             "settings": self.settings,
             "settings_restored": self.restored,
             "queries": self.session.executed,
@@ -338,7 +355,7 @@ def conclude(this: Run, job: Job | None, ours: bool) -> dict[str, Any]:
     :raises ServerError: with what the server says of the moves that failed.
     """
     result = this.result(job)
-    message = rebalance.failure(result["progress"], this.server.where) if ours else ""
+    message = failure(result["progress"], this.server.where) if ours else ""
     if message:
         raise ServerError(message, progress=result["progress"], moves=result["moves"])
     return result
@@ -355,7 +372,7 @@ def begin(this: Run) -> tuple[Job | None, bool]:
 
 def await_job(this: Run) -> dict[str, Any]:
     """``state: waited``."""
-    job = rebalance.observe_job(this.session)
+    job = observe_job(this.session)
     ours = bool(job and job.is_active)
     if ours and not this.module.check_mode:
         job = this.wait()
@@ -366,12 +383,12 @@ def await_job(this: Run) -> dict[str, Any]:
 
 def stop(this: Run) -> dict[str, Any]:
     """``state: stopped``."""
-    job = rebalance.observe_job(this.session)
+    job = observe_job(this.session)
     if job is None or not job.is_active:
         this.tidy()
         return this.result(job)
     this.changed = True
-    this.diff = {"before": f"{rebalance.describe_job(job)}\n", "after": "no rebalance job is running\n"}
+    this.diff = {"before": f"{describe_job(job)}\n", "after": "no rebalance job is running\n"}
     if this.module.check_mode:
         return this.result(job)
     rebalance.stop(this.session)
@@ -383,7 +400,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     if params["threshold"] is not None and not 0 <= params["threshold"] <= 1:
         raise InvalidInput(f"threshold is {params['threshold']}.", "Give a number from 0.0 to 1.0; 0.1 means 10 %.")
-    if params["parallelism"] is not None and not 1 <= params["parallelism"] <= rebalance.LIMITS[rebalance.PER_NODE]:
+    if params["parallelism"] is not None and not 1 <= params["parallelism"] <= LIMITS[PER_NODE]:
         raise InvalidInput(f"parallelism is {params['parallelism']}.", "Give a number from 1 to 128.")
     if params["progress_interval"] < 1:
         raise InvalidInput(

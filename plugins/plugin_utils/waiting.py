@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_rebalance as rebalance
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance_job import line
 
 display = Display()
 
@@ -62,4 +62,4 @@ class WaitingAction(ActionBase):
     def say(self, task_vars: dict[str, Any] | None, reached: dict[str, Any]) -> None:
         """Print one line."""
         host = (task_vars or {}).get("inventory_hostname", "")
-        display.display(f"[{host}] {rebalance.line(reached)}")
+        display.display(f"[{host}] {line(reached)}")

@@ -5,14 +5,33 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from ansible_collections.citus_ha.cluster.plugins.action import citus_node as node_plugin
 from ansible_collections.citus_ha.cluster.plugins.action import citus_rebalance as plugin
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _citus_rebalance as rules
-from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import Job, Move, Request
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance import (
+    Move,
+    Request,
+    check_strategy,
+    loads_as_text,
+    predict_loads,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance_drain import drain
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance_executors import (
+    PER_NODE,
+    TOTAL,
+    plan_executors,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_rebalance_job import (
+    Job,
+    failure,
+    full_progress,
+    human,
+    line,
+)
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     InvalidInput,
     Refused,
@@ -39,10 +58,10 @@ def job(state: str = "running", **options: Any) -> Job:
 
 def test_loads_after_moves() -> None:
     before = {"w1:5432": (4, 1000), "w3:5432": (0, 0)}
-    after = rules.predict_loads(before, MOVES)
+    after = predict_loads(before, MOVES)
     assert after == {"w1:5432": (2, 890), "w3:5432": (2, 110)}
     assert before["w1:5432"] == (4, 1000)
-    assert rules.loads_as_text(after) == "w1:5432: 2 shards, 890 bytes\nw3:5432: 2 shards, 110 bytes\n"
+    assert loads_as_text(after) == "w1:5432: 2 shards, 890 bytes\nw3:5432: 2 shards, 110 bytes\n"
 
 
 @pytest.mark.parametrize(
@@ -50,38 +69,38 @@ def test_loads_after_moves() -> None:
     [
         ((1, 1), None, 3, {}),
         ((1, 1), 1, 1, {}),
-        ((1, 1), 1, 3, {rules.TOTAL: 3}),
-        ((1, 1), 4, 3, {rules.TOTAL: 12, rules.PER_NODE: 4}),
-        ((20, 2), 4, 3, {rules.PER_NODE: 4}),
+        ((1, 1), 1, 3, {TOTAL: 3}),
+        ((1, 1), 4, 3, {TOTAL: 12, PER_NODE: 4}),
+        ((20, 2), 4, 3, {PER_NODE: 4}),
         ((20, 8), 4, 3, {}),
-        ((1, 1), 128, 100, {rules.TOTAL: 1000, rules.PER_NODE: 128}),
+        ((1, 1), 128, 100, {TOTAL: 1000, PER_NODE: 128}),
     ],
 )
 def test_executors(current: tuple[int, int], parallelism: int | None, nodes: int, expected: dict[str, int]) -> None:
-    values = dict(zip((rules.TOTAL, rules.PER_NODE), current, strict=True))
-    assert rules.plan_executors(values, parallelism, nodes) == expected
+    values = dict(zip((TOTAL, PER_NODE), current, strict=True))
+    assert plan_executors(values, parallelism, nodes) == expected
 
 
 def test_a_server_without_these_settings_gets_none() -> None:
-    assert rules.plan_executors({}, 4, 3) == {}
+    assert plan_executors({}, 4, 3) == {}
 
 
 def test_strategies() -> None:
     known = {"by_disk_size": True, "by_shard_count": False}
-    rules.check_strategy(Request(), known)
-    rules.check_strategy(Request(strategy="by_shard_count"), known)
+    check_strategy(Request(), known)
+    check_strategy(Request(strategy="by_shard_count"), known)
     with pytest.raises(InvalidInput, match="The server has: by_disk_size, by_shard_count"):
-        rules.check_strategy(Request(strategy="by_size"), known)
+        check_strategy(Request(strategy="by_size"), known)
 
 
 def test_progress() -> None:
-    told = rules.full_progress(job(), MOVES)
+    told = full_progress(job(), MOVES)
     assert (told["percent"], told["moves_done"], told["moves_total"], told["bytes_left"]) == (25, 1, 4, 110)
     assert (told["seconds"], told["seconds_left"]) == (20, 60)
-    assert rules.full_progress(job(tasks={"running": 4}), MOVES)["seconds_left"] is None
-    done = rules.full_progress(job("finished", finished_at=NOON + timedelta(seconds=80), tasks={"done": 4}), ())
+    assert full_progress(job(tasks={"running": 4}), MOVES)["seconds_left"] is None
+    done = full_progress(job("finished", finished_at=NOON + timedelta(seconds=80), tasks={"done": 4}), ())
     assert (done["percent"], done["seconds"], done["seconds_left"], done["bytes_left"]) == (100, 80, 0, 0)
-    none = rules.full_progress(None, ())
+    none = full_progress(None, ())
     assert (none["job_id"], none["state"], none["percent"], none["seconds"]) == (None, "none", 100, None)
 
 
@@ -94,8 +113,8 @@ def test_one_line_for_a_person() -> None:
         "task_id": 3,
         "command": "SELECT 1",
     }
-    told = rules.full_progress(job(running=(task,)), [Move("t", 1, 737280, "w1:5432", "w3:5432")])
-    assert rules.line(told) == (
+    told = full_progress(job(running=(task,)), [Move("t", 1, 737280, "w1:5432", "w3:5432")])
+    assert line(told) == (
         "rebalance job 7: 25 % (1 of 4 moves), 720.0 KiB left, 20 s so far, about 60 s to go,"
         " w1:5432 -> w3:5432 Copying Data"
     )
@@ -103,14 +122,14 @@ def test_one_line_for_a_person() -> None:
 
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 * 1024**5, "5.0 PiB")])
 def test_human(size: int, text: str) -> None:
-    assert rules.human(size) == text
+    assert human(size) == text
 
 
 def test_failure_names_the_reason() -> None:
     error = {"task_id": 3, "command": "SELECT 1", "message": "ERROR:\n  out of space"}
-    told = rules.full_progress(job("failed", running=(error,)), ())
-    assert "failed after 1 of 4 moves: task 3 (SELECT 1): ERROR: out of space" in rules.failure(told, "c")
-    assert rules.failure(rules.full_progress(job("finished"), ()), "c") == ""
+    told = full_progress(job("failed", running=(error,)), ())
+    assert "failed after 1 of 4 moves: task 3 (SELECT 1): ERROR: out of space" in failure(told, "c")
+    assert failure(full_progress(job("finished"), ()), "c") == ""
 
 
 # ---- draining ----------------------------------------------------------------------------------
@@ -146,40 +165,40 @@ class FakeServer:
 
 @pytest.fixture(autouse=True)
 def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
-def drain(server: FakeServer, timeout: float = 60) -> None:
-    rules.drain(server, lambda: server.left, "auto", timeout, lambda text: None)  # type: ignore[arg-type]
+def run_drain(server: FakeServer, timeout: float = 60) -> None:
+    drain(server, lambda: server.left, "auto", timeout, lambda text: None)  # type: ignore[arg-type]
 
 
 def test_drain() -> None:
     server = FakeServer(left=4)
-    drain(server)
+    run_drain(server)
     assert server.executed == ["SELECT citus_rebalance_start", "CALL citus_cleanup_orphaned_resources"]
 
 
 def test_drain_waits_for_the_job_of_an_interrupted_call() -> None:
     server = FakeServer(left=4)
     server.state = "running"
-    drain(server)
+    run_drain(server)
     assert server.executed == ["CALL citus_cleanup_orphaned_resources"]
 
 
 def test_drain_that_fails() -> None:
     with pytest.raises(ServerError, match="failed with 4 shards left"):
-        drain(FakeServer(left=4, ends="failed"))
+        run_drain(FakeServer(left=4, ends="failed"))
     with pytest.raises(Refused, match="plans no move although 4 shards are left"):
-        drain(FakeServer(left=4, ends="nothing"))
+        run_drain(FakeServer(left=4, ends="nothing"))
     with pytest.raises(TimedOut, match="The job goes on in the server"):
-        drain(FakeServer(left=4, looks=1000), timeout=0)
+        run_drain(FakeServer(left=4, looks=1000), timeout=0)
 
 
 # ---- the action plugin -------------------------------------------------------------------------
 
 
 def result(state: str, **options: Any) -> dict[str, Any]:
-    told = rules.full_progress(job(state), MOVES)
+    told = full_progress(job(state), MOVES)
     return {"changed": False, "running": state == "running", "progress": told, "queries": [], **options}
 
 
