@@ -1,10 +1,11 @@
 # Copyright (c) 2026 citus_ha contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Patroni's REST API: a typed client, and the pure rules of what its answers mean.
+"""A typed client of Patroni's REST API.
 
 Only the standard library is used. Endpoints and status codes are those of Patroni 4
-(https://patroni.readthedocs.io/en/latest/rest_api.html).
+(https://patroni.readthedocs.io/en/latest/rest_api.html). What the answers mean is in ``_patroni_cluster``,
+``_patroni_config`` and ``_patroni_restart``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import re
 import ssl
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,24 +23,10 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     InvalidInput,
     ServerError,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import Cluster, parse_cluster
 
-LEADER_ROLES = ("leader", "standby_leader")
-SYNC_ROLES = ("sync_standby", "quorum_standby")
 LONGEST_SECONDS = 86400
 """A socket takes no time-out of any length."""
-
-# A hot standby refuses to start with less of these than its primary has, so they are raised on the
-# standbys first and lowered on the primary first.
-# https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-ADMIN
-STANDBY_FOLLOWS = frozenset(
-    {
-        "max_connections",
-        "max_locks_per_transaction",
-        "max_prepared_transactions",
-        "max_wal_senders",
-        "max_worker_processes",
-    }
-)
 
 
 def patroni_argument_spec() -> dict[str, dict[str, Any]]:
@@ -53,315 +38,6 @@ def patroni_argument_spec() -> dict[str, dict[str, Any]]:
         "client_key": {"type": "path", "default": "/etc/citus_ha/tls/node.key"},
         "timeout": {"type": "int", "default": 10},
     }
-
-
-@dataclass(frozen=True)
-class Member:
-    """One member as ``GET /cluster`` tells it."""
-
-    name: str
-    role: str
-    state: str
-    api_url: str
-    host: str | None = None
-    port: int | None = None
-    timeline: int | None = None
-    lag: int | None = None
-    """Bytes behind the leader; None when unknown or the leader itself."""
-    pending_restart: bool = False
-    pending_restart_reason: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    tags: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its server runs; that of a standby may stream or not."""
-        return self.state in ("running", "streaming")
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether it holds the leader lock."""
-        return self.role in LEADER_ROLES
-
-    def result(self) -> dict[str, Any]:
-        """As modules return it."""
-        return {
-            "name": self.name,
-            "role": self.role,
-            "state": self.state,
-            "host": self.host,
-            "port": self.port,
-            "api_url": self.api_url,
-            "timeline": self.timeline,
-            "lag": self.lag,
-            "pending_restart": self.pending_restart,
-        }
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """One Patroni group (``GET /cluster``)."""
-
-    members: tuple[Member, ...]
-    scope: str = ""
-    paused: bool = False
-    scheduled_switchover: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def leaders(self) -> tuple[Member, ...]:
-        """Members that hold the leader lock: one, or none while there is an election."""
-        return tuple(member for member in self.members if member.is_leader)
-
-    @property
-    def leader(self) -> Member | None:
-        """The leader, or None."""
-        return self.leaders[0] if self.leaders else None
-
-    @property
-    def standbys(self) -> tuple[Member, ...]:
-        """Every member but the leader."""
-        return tuple(member for member in self.members if not member.is_leader)
-
-    def member(self, name: str) -> Member | None:
-        """The member of that name, or None."""
-        return next((member for member in self.members if member.name == name), None)
-
-
-def parse_cluster(answer: Mapping[str, Any]) -> Cluster:
-    """The answer of ``GET /cluster`` as :class:`Cluster`."""
-    members = []
-    for item in answer.get("members", []):
-        lag = item.get("lag")
-        members.append(
-            Member(
-                name=str(item["name"]),
-                role=str(item.get("role", "")),
-                state=str(item.get("state", "")),
-                api_url=str(item.get("api_url", "")),
-                host=item.get("host"),
-                port=item.get("port"),
-                timeline=item.get("timeline"),
-                lag=lag if isinstance(lag, int) else None,
-                pending_restart=bool(item.get("pending_restart", False)),
-                pending_restart_reason=item.get("pending_restart_reason") or {},
-                tags=item.get("tags") or {},
-            )
-        )
-    return Cluster(
-        members=tuple(members),
-        scope=str(answer.get("scope", "")),
-        paused=bool(answer.get("pause", False)),
-        scheduled_switchover=answer.get("scheduled_switchover") or {},
-    )
-
-
-def missing(cluster: Cluster, expected: Iterable[str] | None, max_lag: int, wait_sync: bool = False) -> list[str]:
-    """What the group lacks to be as wanted; empty when nothing.
-
-    :param expected: names that must be there; None means whoever is there must be well.
-    :param max_lag: bytes a standby may be behind.
-    :param wait_sync: at least one synchronous standby is required.
-    """
-    lacking = []
-    leader = cluster.leader
-    if leader is None:
-        lacking.append("no member holds the leader lock")
-    elif len(cluster.leaders) > 1:
-        lacking.append(f"more than one leader: {', '.join(member.name for member in cluster.leaders)}")
-    for name in expected if expected is not None else [member.name for member in cluster.members]:
-        member = cluster.member(name)
-        lacking += [f"member {name} has not joined"] if member is None else _ails(member, leader, max_lag)
-    if wait_sync and not any(member.role in SYNC_ROLES for member in cluster.members):
-        lacking.append("no synchronous standby")
-    return lacking
-
-
-def _ails(member: Member, leader: Member | None, max_lag: int) -> list[str]:
-    if member.is_leader:
-        # A standby leader follows a primary elsewhere, by stream or from its archive.
-        well = ("running",) if member.role == "leader" else ("running", "streaming", "in archive recovery")
-        return [] if member.state in well else [f"leader {member.name} is '{member.state}', not running"]
-    if member.state != "streaming":
-        return [f"member {member.name} is '{member.state}', not streaming"]
-    if leader is not None and leader.timeline is not None and member.timeline not in (leader.timeline, None, 0):
-        return [f"member {member.name} is on timeline {member.timeline}, the leader on {leader.timeline}"]
-    if member.lag is None:
-        return [f"the lag of member {member.name} is not known yet"]
-    if member.lag > max_lag:
-        return [f"member {member.name} lags {member.lag} bytes (max_lag is {max_lag})"]
-    return []
-
-
-# ---- dynamic configuration -----------------------------------------------------------------------
-
-_TRUE = frozenset({"on", "true", "yes"})
-_FALSE = frozenset({"off", "false", "no"})
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_QUANTITY = re.compile(rf"(?P<number>{_NUMBER.pattern})\s*(?P<unit>B|kB|MB|GB|TB|us|ms|s|min|h|d)")
-_BYTES = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-_MICROSECONDS = {
-    "us": 1,
-    "ms": 1_000,
-    "s": 1_000_000,
-    "min": 60_000_000,
-    "h": 3_600_000_000,
-    "d": 86_400_000_000,
-}
-
-
-def same_value(left: Any, right: Any) -> bool:
-    """Whether two values of the dynamic configuration mean the same.
-
-    A PostgreSQL parameter may be given as C(true) or C("on"), C(100) or C("100"), C("1GB") or
-    C("1024MB"): YAML, JSON and postgresql.conf spell them differently.
-    """
-    return bool(_normal(left) == _normal(right))
-
-
-def _normal(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _normal(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_normal(item) for item in value]
-    if value is None:
-        return None
-    text = str(value).strip()
-    if text.lower() in _TRUE:
-        return ("bool", True)
-    if text.lower() in _FALSE:
-        return ("bool", False)
-    if _NUMBER.fullmatch(text):
-        return ("number", float(text))
-    quantity = _QUANTITY.fullmatch(text)
-    if quantity:
-        number, unit = float(quantity["number"]), quantity["unit"]
-        if unit in _BYTES:
-            return ("bytes", number * _BYTES[unit])
-        return ("time", number * _MICROSECONDS[unit])
-    return text
-
-
-def config_patch(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The smallest body for ``PATCH /config`` that turns ``current`` into ``wanted``; empty if nothing differs.
-
-    Only keys of ``wanted`` are managed. None removes a key, as Patroni defines it.
-    """
-    patch: dict[str, Any] = {}
-    for key, value in wanted.items():
-        if value is None:
-            if key in current:
-                patch[key] = None
-        elif isinstance(value, dict):
-            have = current.get(key)
-            if isinstance(have, dict):
-                inner = config_patch(have, value)
-                if inner:
-                    patch[key] = inner
-            else:
-                # Patroni stores a new branch word for word, nulls included.
-                patch[key] = without_nulls(value)
-        elif key not in current or not same_value(current[key], value):
-            patch[key] = value
-    return patch
-
-
-def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy in which no key, at any depth, is None."""
-    return {
-        key: without_nulls(item) if isinstance(item, dict) else item for key, item in value.items() if item is not None
-    }
-
-
-def apply_patch(current: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """What Patroni makes of ``PATCH /config``: the prediction for check mode and the diff."""
-    result = dict(current)
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = apply_patch(result[key], value)
-        else:
-            result[key] = value
-    return result
-
-
-def managed_part(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of ``config`` that ``wanted`` speaks about."""
-    result: dict[str, Any] = {}
-    for key, value in wanted.items():
-        if key not in config:
-            continue
-        if isinstance(value, dict) and isinstance(config[key], dict):
-            result[key] = managed_part(config[key], value)
-        else:
-            result[key] = config[key]
-    return result
-
-
-def changed_parameters(patch: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the PostgreSQL parameters that a patch touches, in lower case."""
-    postgresql = patch.get("postgresql")
-    parameters = postgresql.get("parameters") if isinstance(postgresql, dict) else None
-    return frozenset(name.lower() for name in parameters) if isinstance(parameters, dict) else frozenset()
-
-
-# ---- restarts ------------------------------------------------------------------------------------
-
-
-def only_lowers_standby_limits(reason: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a member waits for a restart only to lower limits that a standby may not have below its primary's.
-
-    :param reason: Patroni's ``pending_restart_reason``: parameter to ``old_value`` and ``new_value``.
-    """
-    return bool(reason) and all(
-        name.lower() in STANDBY_FOLLOWS and _lowered(change.get("old_value"), change.get("new_value"))
-        for name, change in reason.items()
-    )
-
-
-def _lowered(old: Any, new: Any) -> bool:
-    try:
-        return float(new) < float(old)
-    except (TypeError, ValueError):
-        return False
-
-
-def restart_order(cluster: Cluster) -> list[Member]:
-    """Members with a pending restart in the order that keeps the group writable and its standbys able to start.
-
-    Standbys come first, the leader last. Those that only lower limits which a standby may not have
-    below its primary's come after the leader.
-    """
-    pending = [member for member in cluster.standbys if member.pending_restart]
-    leader = [member for member in cluster.leaders if member.pending_restart]
-    after = [member for member in pending if leader and only_lowers_standby_limits(member.pending_restart_reason)]
-    return [member for member in pending if member not in after] + leader + after
-
-
-@dataclass(frozen=True)
-class LoopProgress:
-    """Has a member been through a whole HA cycle that began after a given moment?
-
-    Patroni applies a new dynamic configuration at the end of the HA cycle in which it read it, and
-    only then knows which parameters need a restart. Nothing in the REST API says "applied". What it
-    does tell is C(dcs_last_seen), the second at which the cluster was last read from the registry.
-    A first new value says that a cycle has begun which sees the change, the second that this cycle is over.
-    Reading C(/cluster) moves the value too, hence only C(/patroni) may be read meanwhile.
-    """
-
-    last_seen: int
-    steps: int = 0
-
-    def saw(self, last_seen: int) -> LoopProgress:
-        """The progress after one more look."""
-        return LoopProgress(last_seen, self.steps + 1) if last_seen > self.last_seen else self
-
-    @property
-    def done(self) -> bool:
-        """Whether a cycle that began after the first look has ended."""
-        return self.steps >= 2
-
-
-# ---- the client ----------------------------------------------------------------------------------
 
 
 class Client:

@@ -23,6 +23,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     InvalidInput,
     ServerError,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import SYNC_ROLES, Member
 
 COORDINATOR = 0
 
@@ -31,7 +32,7 @@ COORDINATOR = 0
 class Found:
     """One member of one group; ``citus_group`` is None where there is no Citus."""
 
-    member: _patroni.Member
+    member: Member
     scope: str
     citus_group: int | None = None
 
@@ -54,7 +55,7 @@ class Found:
         """Names of the inventory groups it belongs to."""
         place = "leader" if self.member.is_leader else "replica"
         names = ["patroni", f"patroni_{place}"]
-        if self.member.role in _patroni.SYNC_ROLES:
+        if self.member.role in SYNC_ROLES:
             names.append("patroni_sync_standby")
         if self.citus_group is not None:
             kind = "citus_coordinator" if self.citus_group == COORDINATOR else "citus_worker"
@@ -119,7 +120,7 @@ def _address(url: str) -> tuple[str | None, int | None]:
         return None, None
 
 
-def _member(name: str, data: Mapping[str, Any], leader: str | None, synchronous: frozenset[str]) -> _patroni.Member:
+def _member(name: str, data: Mapping[str, Any], leader: str | None, synchronous: frozenset[str]) -> Member:
     host, port = _address(str(data.get("conn_url", "")))
     if name == leader:
         role = "standby_leader" if data.get("role") == "standby_leader" else "leader"
@@ -127,7 +128,7 @@ def _member(name: str, data: Mapping[str, Any], leader: str | None, synchronous:
     else:
         role = "sync_standby" if name in synchronous else "replica"
         state = str(data.get("replication_state") or data.get("state", ""))
-    return _patroni.Member(
+    return Member(
         name=name,
         role=role,
         state=state,

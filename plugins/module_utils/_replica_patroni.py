@@ -11,18 +11,15 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni
-from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
-    CitusHaError,
-    ConnectionFailed,
-    Refused,
-    ServerError,
-)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import CitusHaError, Refused
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import Cluster, missing_in
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_wait import wait_for_answer
 from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
 
 REMEDY = "Look at `patronictl list` and at Patroni's log on the member."
 
 
-def plan(params: Mapping[str, Any], name: str, cluster: _patroni.Cluster) -> str | None:
+def plan(params: Mapping[str, Any], name: str, cluster: Cluster) -> str | None:
     """The one action that is needed: reinitialize, switchover, failover, pause, or None. Pure.
 
     :raises Refused: with the option that would allow it.
@@ -106,8 +103,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
 
 
 def _give_it_a_moment(
-    client: _patroni.Client, params: Mapping[str, Any], name: str, cluster: _patroni.Cluster
-) -> tuple[_patroni.Cluster, str | None]:
+    client: _patroni.Client, params: Mapping[str, Any], name: str, cluster: Cluster
+) -> tuple[Cluster, str | None]:
     """A member that runs without streaming may only just be reconnecting: do not rebuild it for that."""
     member = cluster.member(name)
     if member is None or member.state != "running":
@@ -124,9 +121,7 @@ def _give_it_a_moment(
     return cluster, plan(params, name, cluster)
 
 
-def _apply(
-    client: _patroni.Client, params: Mapping[str, Any], name: str, cluster: _patroni.Cluster, action: str
-) -> None:
+def _apply(client: _patroni.Client, params: Mapping[str, Any], name: str, cluster: Cluster, action: str) -> None:
     if action == "pause":
         client.pause(True)
     elif action == "failover":
@@ -148,15 +143,7 @@ def _apply(
 def _wait(client: _patroni.Client, params: Mapping[str, Any], name: str, action: str | None) -> None:
     started = {"seen": action != "reinitialize"}
 
-    def look() -> _patroni.Cluster | CitusHaError:
-        try:
-            return client.cluster()
-        except (ConnectionFailed, ServerError) as error:
-            return error
-
-    def missing(seen: _patroni.Cluster | CitusHaError) -> list[str]:
-        if isinstance(seen, CitusHaError):
-            return [seen.message.rstrip(".")]
+    def missing(seen: Cluster) -> list[str]:
         if params["state"] == "paused":
             return [] if seen.paused else ["the group is not paused"]
         member = seen.member(name)
@@ -170,10 +157,10 @@ def _wait(client: _patroni.Client, params: Mapping[str, Any], name: str, action:
             )
         if member.state != "streaming":
             started["seen"] = True
-        lacking = _patroni.missing(seen, [name], params["max_lag"])
+        lacking = missing_in(seen, [name], params["max_lag"])
         return lacking if started["seen"] else [f"member {name} has not begun to reinitialize", *lacking]
 
     remedy = REMEDY
     if params["state"] == "streaming" and not params["allow_rebuild"]:
         remedy += " If it cannot recover by itself, set allow_rebuild: true to copy it anew."
-    wait_for(look, missing, params["wait_timeout"], f"Waiting for member {name}", remedy)
+    wait_for_answer(client.cluster, missing, params["wait_timeout"], f"Waiting for member {name}", remedy)

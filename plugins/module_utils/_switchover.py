@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _connection, _lock, _patroni
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _connection, _lock
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, Refused
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import SYNC_ROLES, Cluster, Member
 from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
 
 #: Second half of the key of the advisory lock that a switchover holds on the leader.
@@ -45,7 +46,7 @@ def is_synchronous(config: Mapping[str, Any]) -> bool:
 
 
 def plan(
-    cluster: _patroni.Cluster, config: Mapping[str, Any], candidate: str | None, force: bool, max_lag: int
+    cluster: Cluster, config: Mapping[str, Any], candidate: str | None, force: bool, max_lag: int
 ) -> Handover | None:
     """What is to be done, or None when the candidate leads already. Pure.
 
@@ -96,7 +97,7 @@ def plan(
     return Handover(leader.name, candidate or next(name for name, reason in limits.items() if not reason))
 
 
-def limitation(member: _patroni.Member, leader: _patroni.Member, config: Mapping[str, Any], max_lag: int) -> str | None:
+def limitation(member: Member, leader: Member, config: Mapping[str, Any], max_lag: int) -> str | None:
     """Why a standby may not take over as planned; None when it may."""
     if member.state != "streaming":
         return f"it is '{member.state}', not streaming"
@@ -104,7 +105,7 @@ def limitation(member: _patroni.Member, leader: _patroni.Member, config: Mapping
         return f"it is on timeline {member.timeline}, the leader on {leader.timeline}"
     if member.tags.get("nofailover"):
         return "it is tagged nofailover"
-    if is_synchronous(config) and member.role not in _patroni.SYNC_ROLES:
+    if is_synchronous(config) and member.role not in SYNC_ROLES:
         return "it is an asynchronous standby in synchronous mode"
     if member.lag is not None and member.lag > max_lag:
         return f"it lags {member.lag} bytes (max_lag is {max_lag})"

@@ -169,20 +169,27 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
-    CitusHaError,
     ConnectionFailed,
     InvalidInput,
     ServerError,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import Cluster, Member, missing_in
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_config import (
+    apply_patch,
+    changed_parameters,
+    config_patch,
+    managed_part,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_restart import LoopProgress, restart_order
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_wait import wait_for_answer
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
-from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
 
 
 @dataclass(frozen=True)
 class State:
     """The group and its configuration as one look saw them."""
 
-    cluster: _patroni.Cluster
+    cluster: Cluster
     config: dict[str, Any]
 
 
@@ -215,9 +222,9 @@ def plan(params: dict[str, Any], state: State) -> Plan:
             f"The group {state.cluster.scope} has no member {', '.join(unknown)}. Nothing was changed.",
             f"Its members are {', '.join(member.name for member in state.cluster.members)}.",
         )
-    pending = _patroni.restart_order(state.cluster) if params["restart_pending"] else []
+    pending = restart_order(state.cluster) if params["restart_pending"] else []
     return Plan(
-        patch=_patroni.config_patch(state.config, wanted_config(params)),
+        patch=config_patch(state.config, wanted_config(params)),
         restarts=tuple(dict.fromkeys([*params["restart"], *(member.name for member in pending)])),
     )
 
@@ -248,7 +255,7 @@ class Group:
         """The group as soon as nothing is missing."""
         self._await(
             self._client.cluster,
-            lambda cluster: _patroni.missing(
+            lambda cluster: missing_in(
                 cluster, self._params["members"], self._params["max_lag"], self._params["wait_sync"]
             ),
             f"Waiting for the group behind {self._client.url}",
@@ -268,7 +275,7 @@ class Group:
         if "pause" in patch:
             self._wait_for_pause(apis, patch["pause"] is not None)
         if "postgresql" in patch:
-            self._wait_for_parameters(apis, _patroni.changed_parameters(patch), pending_before)
+            self._wait_for_parameters(apis, changed_parameters(patch), pending_before)
 
     def restart(self, name: str, only_pending: bool = True) -> None:
         """Restart one member and wait until it is back in its place."""
@@ -309,12 +316,12 @@ class Group:
             f"Waiting for the standbys of the group behind {self._client.url}",
         )
 
-    def _with_own_word(self, member: _patroni.Member) -> _patroni.Member:
+    def _with_own_word(self, member: Member) -> Member:
         if not member.api_url:
             return member
         try:
             status = self._client.at(member.api_url).status()
-        except (ConnectionFailed, ServerError):  # it is not well: `missing` says so when that matters
+        except (ConnectionFailed, ServerError):  # it is not well: `missing_in` says so when that matters
             return member
         reason = status.get("pending_restart_reason") or {}
         return replace(
@@ -333,14 +340,14 @@ class Group:
         self, apis: dict[str, _patroni.Client], changed: frozenset[str], pending_before: dict[str, frozenset[str]]
     ) -> None:
         """Come back when every member has applied the parameters, and so knows whether it needs a restart."""
-        progress: dict[str, _patroni.LoopProgress] = {}
+        progress: dict[str, LoopProgress] = {}
         flagged: set[str] = set()
 
         def look() -> dict[str, bool]:
             for name, api in apis.items():
                 status = api.status()
                 last_seen = int(status.get("dcs_last_seen", 0))
-                progress[name] = progress.setdefault(name, _patroni.LoopProgress(last_seen)).saw(last_seen)
+                progress[name] = progress.setdefault(name, LoopProgress(last_seen)).saw(last_seen)
                 pending = _pending_parameters(status.get("pending_restart_reason") or {})
                 if changed & pending - pending_before.get(name, frozenset()):
                     flagged.add(name)
@@ -354,24 +361,14 @@ class Group:
 
     def _await(self, look: Callable[[], Any], missing: Callable[[Any], list[str]], what: str) -> Any:
         """Wait; an API that does not answer yet is one more thing that is missing."""
-
-        def patient() -> Any:
-            try:
-                return look()
-            except ConnectionFailed as error:
-                return error
-            except ServerError as error:
-                if int(error.details.get("status", 0)) < 500:
-                    raise
-                return error
-
-        return wait_for(
-            patient,
-            lambda seen: [seen.message.rstrip(".")] if isinstance(seen, CitusHaError) else missing(seen),
+        return wait_for_answer(
+            look,
+            missing,
             self._params["wait_timeout"],
             what,
             "Look at Patroni's log on the members named here, and at `patronictl list`; "
             "raise wait_timeout if they only need longer.",
+            passes=lambda error: int(error.details.get("status", 0)) >= 500,
         )
 
 
@@ -398,7 +395,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     todo = plan(params, before)
     wanted = wanted_config(params)
     if module.check_mode:
-        after = State(before.cluster, _patroni.apply_patch(before.config, todo.patch))
+        after = State(before.cluster, apply_patch(before.config, todo.patch))
         restarted = list(todo.restarts)
     else:
         if todo.patch:
@@ -425,9 +422,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     }
     if result["changed"]:
         result["diff"] = {
-            "before": {**_patroni.managed_part(before.config, wanted), **({"restarted": []} if restarted else {})},
+            "before": {**managed_part(before.config, wanted), **({"restarted": []} if restarted else {})},
             "after": {
-                **_patroni.managed_part(after.config, wanted),
+                **managed_part(after.config, wanted),
                 **({"restarted": restarted} if restarted else {}),
             },
         }
@@ -441,7 +438,7 @@ def restart_all(group: Group, state: State, restarted: list[str]) -> tuple[State
     """
     restarted = list(restarted)
     while True:
-        todo = [member.name for member in _patroni.restart_order(state.cluster) if member.name not in restarted]
+        todo = [member.name for member in restart_order(state.cluster) if member.name not in restarted]
         if not todo:
             return state, restarted
         group.restart(todo[0])

@@ -148,15 +148,15 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni, _switchover
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
-    CitusHaError,
     ConnectionFailed,
     Refused,
     ServerError,
     TimedOut,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import Cluster, missing_in
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_wait import wait_for_answer
 from ansible_collections.citus_ha.cluster.plugins.module_utils._pgbouncer import Console, leads_steadily, where_it_leads
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
-from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
 
 # The leader's half may begin a little later than a pooler's, and waits as long for transactions.
 STEP_DOWN_GRACE = 5
@@ -205,32 +205,18 @@ def lead(module: AnsibleModule) -> dict[str, Any]:
     return result
 
 
-def _complete(
-    client: _patroni.Client, params: dict[str, Any], before: _patroni.Cluster, config: dict[str, Any]
-) -> _patroni.Cluster:
+def _complete(client: _patroni.Client, params: dict[str, Any], before: Cluster, config: dict[str, Any]) -> Cluster:
     """The group once everybody who was well is well again; after a failover, once there is a leader."""
     wait_sync = _switchover.is_synchronous(config) and not params["force"]
     expected = [] if params["force"] else [m.name for m in before.members if m.state in ("running", "streaming")]
 
-    def look() -> _patroni.Cluster | CitusHaError:
-        try:
-            return client.cluster()
-        except (ConnectionFailed, ServerError) as error:
-            return error
-
-    def missing(seen: _patroni.Cluster | CitusHaError) -> list[str]:
-        if isinstance(seen, CitusHaError):
-            return [seen.message.rstrip(".")]
-        return _patroni.missing(seen, expected, params["max_lag"], wait_sync)
-
-    complete: Any = wait_for(
-        look,
-        missing,
+    return wait_for_answer(
+        client.cluster,
+        lambda seen: missing_in(seen, expected, params["max_lag"], wait_sync),
         params["wait_timeout"],
         f"Waiting for the group {before.scope} after the switchover",
         "Look at `patronictl list` and Patroni's logs.",
     )
-    return complete
 
 
 def hold(module: AnsibleModule) -> dict[str, Any]:

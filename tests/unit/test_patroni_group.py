@@ -11,17 +11,34 @@ import ipaddress
 import json
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
+    CitusHaError,
     ConnectionFailed,
     InvalidInput,
     ServerError,
+    TimedOut,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import (
+    Cluster,
+    Member,
+    missing_in,
+    parse_cluster,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_config import (
+    apply_patch,
+    config_patch,
+    managed_part,
+    same_value,
+    without_nulls,
+)
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_restart import LoopProgress, restart_order
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_wait import wait_for_answer
 from ansible_collections.citus_ha.cluster.plugins.modules import patroni_group
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -31,13 +48,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def member(name: str, role: str = "replica", state: str = "streaming", **more: Any) -> _patroni.Member:
+def member(name: str, role: str = "replica", state: str = "streaming", **more: Any) -> Member:
     more.setdefault("lag", None if role == "leader" else 0)
-    return _patroni.Member(name, role, "running" if role == "leader" else state, f"http://{name}:8008", **more)
+    return Member(name, role, "running" if role == "leader" else state, f"http://{name}:8008", **more)
 
 
-def cluster(*members: _patroni.Member) -> _patroni.Cluster:
-    return _patroni.Cluster(members)
+def cluster(*members: Member) -> Cluster:
+    return Cluster(members)
 
 
 # ---- configuration -------------------------------------------------------------------------------
@@ -60,7 +77,7 @@ def cluster(*members: _patroni.Member) -> _patroni.Cluster:
     ],
 )
 def test_two_spellings_of_one_value(left: Any, right: Any) -> None:
-    assert _patroni.same_value(left, right)
+    assert same_value(left, right)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +85,7 @@ def test_two_spellings_of_one_value(left: Any, right: Any) -> None:
     [(True, 1), (0, False), ("100", "100MB"), ("1s", "1kB"), ("1mb", "1MB"), ("", 0), (["a"], ["a", "b"]), ("a", "A")],
 )
 def test_two_values(left: Any, right: Any) -> None:
-    assert not _patroni.same_value(left, right)
+    assert not same_value(left, right)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +115,7 @@ def test_two_values(left: Any, right: Any) -> None:
     ],
 )
 def test_the_smallest_patch(current: dict[str, Any], wanted: dict[str, Any], patch: dict[str, Any]) -> None:
-    assert _patroni.config_patch(current, wanted) == patch
+    assert config_patch(current, wanted) == patch
 
 
 scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["on", "1GB", "x", ""])
@@ -111,14 +128,14 @@ configs = st.dictionaries(
 
 @given(configs, configs)
 def test_a_patch_reaches_what_is_wanted_and_is_needed_once(current: dict[str, Any], wanted: dict[str, Any]) -> None:
-    current = _patroni.without_nulls(current)
-    after = _patroni.apply_patch(current, _patroni.config_patch(current, wanted))
-    assert _patroni.config_patch(after, wanted) == {}
+    current = without_nulls(current)
+    after = apply_patch(current, config_patch(current, wanted))
+    assert config_patch(after, wanted) == {}
 
 
 def test_the_diff_shows_only_what_is_managed() -> None:
     config = {"ttl": 30, "postgresql": {"parameters": {"a": 1, "b": 2}}}
-    assert _patroni.managed_part(config, {"postgresql": {"parameters": {"b": 3, "c": 4}}}) == {
+    assert managed_part(config, {"postgresql": {"parameters": {"b": 3, "c": 4}}}) == {
         "postgresql": {"parameters": {"b": 2}}
     }
 
@@ -159,15 +176,15 @@ def test_the_diff_shows_only_what_is_managed() -> None:
         (cluster(member("a", "leader"), member("b")), None, True, "no synchronous standby"),
     ],
 )
-def test_what_is_missing(seen: _patroni.Cluster, expected: Any, wait_sync: bool, words: str | None) -> None:
-    lacking = _patroni.missing(seen, expected, max_lag=100, wait_sync=wait_sync)
+def test_what_is_missing(seen: Cluster, expected: Any, wait_sync: bool, words: str | None) -> None:
+    lacking = missing_in(seen, expected, max_lag=100, wait_sync=wait_sync)
     assert (words is None) == (lacking == [])
     if words is not None:
         assert words in "; ".join(lacking)
 
 
 def test_the_answer_of_patroni() -> None:
-    seen = _patroni.parse_cluster(
+    seen = parse_cluster(
         {
             "members": [
                 {
@@ -224,14 +241,14 @@ def test_order_of_restarts(leader: Any, standby: Any, order: list[str]) -> None:
     seen = cluster(
         member("b", **pending(standby)), member("a", "leader", **pending(leader)), member("c", **pending(standby))
     )
-    assert [item.name for item in _patroni.restart_order(seen)] == order
+    assert [item.name for item in restart_order(seen)] == order
 
 
 @pytest.mark.parametrize(
     ("looks", "done"), [([5], False), ([5, 5, 5], False), ([5, 6], False), ([5, 6, 6, 8], True), ([5, 4, 6], False)]
 )
 def test_a_whole_ha_cycle_has_passed(looks: list[int], done: bool) -> None:
-    progress = _patroni.LoopProgress(looks[0])
+    progress = LoopProgress(looks[0])
     for look in looks:
         progress = progress.saw(look)
     assert progress.done is done
@@ -405,3 +422,31 @@ def test_an_address_that_is_none(url: str) -> None:
 def test_nobody_listens() -> None:
     with pytest.raises(ConnectionFailed, match=r"http://127\.0\.0\.1:1/cluster got no answer"):
         _patroni.Client("http://127.0.0.1:1").cluster()
+
+
+# ---- waiting -----------------------------------------------------------------------------------
+
+
+def raising(error: CitusHaError) -> Callable[[], list[str]]:
+    def look() -> list[str]:
+        raise error
+
+    return look
+
+
+@pytest.mark.parametrize("error", [ConnectionFailed("No answer."), ServerError("Answered with 503.", status=503)])
+def test_an_error_is_one_more_thing_that_is_missing(error: CitusHaError) -> None:
+    with pytest.raises(TimedOut, match=f"still missing: {error.message}"):
+        wait_for_answer(raising(error), lambda seen: seen, 0, "Waiting", "Look there.")
+
+
+def test_an_error_that_does_not_pass_is_raised_at_once() -> None:
+    with pytest.raises(ServerError, match="403"):
+        wait_for_answer(raising(ServerError("403")), lambda seen: seen, 60, "Waiting", "", passes=lambda error: False)
+    with pytest.raises(InvalidInput, match="certificate"):
+        wait_for_answer(raising(InvalidInput("certificate")), lambda seen: seen, 60, "Waiting", "")
+
+
+def test_what_was_seen_last_is_returned() -> None:
+    answers: list[list[str]] = [[]]
+    assert wait_for_answer(answers.pop, lambda seen: seen, 0, "Waiting", "") == []

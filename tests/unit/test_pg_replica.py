@@ -12,15 +12,16 @@ from typing import Any
 
 import psycopg2.extensions
 import pytest
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni, _replica_patroni
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _replica as rules
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _replica_host as host
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _replica_patroni
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     InvalidInput,
     Refused,
     ServerError,
     TimedOut,
 )
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import Cluster, Member
 from ansible_collections.citus_ha.cluster.plugins.module_utils._replica import Content, Continuation, Run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -366,13 +367,13 @@ def test_the_last_record(output: str, expected: bool) -> None:
 # ---- under Patroni -------------------------------------------------------------------------------
 
 
-def group(state: str = "streaming", role: str = "replica", paused: bool = False) -> _patroni.Cluster:
+def group(state: str = "streaming", role: str = "replica", paused: bool = False) -> Cluster:
     leader = "replica" if role == "leader" else "leader"
     members = (
-        _patroni.Member("one", leader, "running", "http://one:8008"),
-        _patroni.Member("two", role, state, "http://two:8008", lag=0),
+        Member("one", leader, "running", "http://one:8008"),
+        Member("two", role, state, "http://two:8008", lag=0),
     )
-    return _patroni.Cluster(members, "shop", paused)
+    return Cluster(members, "shop", paused)
 
 
 @pytest.mark.parametrize(
@@ -389,10 +390,10 @@ def group(state: str = "streaming", role: str = "replica", paused: bool = False)
         ({"state": "promoted"}, group("running", "leader"), None),
         ({"state": "paused"}, group(), "pause"),
         ({"state": "paused"}, group(paused=True), None),
-        ({"state": "absent"}, _patroni.Cluster(()), None),
+        ({"state": "absent"}, Cluster(()), None),
     ],
 )
-def test_plan_under_patroni(options: dict[str, Any], seen: _patroni.Cluster, action: str | None) -> None:
+def test_plan_under_patroni(options: dict[str, Any], seen: Cluster, action: str | None) -> None:
     params = {"state": "streaming", "allow_rebuild": False, "force": False, **options}
     assert _replica_patroni.plan(params, "two", seen) == action
 
@@ -401,11 +402,11 @@ def test_plan_under_patroni(options: dict[str, Any], seen: _patroni.Cluster, act
     ("options", "seen", "words"),
     [
         ({}, group("running", "leader"), "is the leader .*state: promoted"),
-        ({}, _patroni.Cluster((), "shop"), "has no member two"),
+        ({}, Cluster((), "shop"), "has no member two"),
         ({"state": "absent"}, group(), "still in the group shop.*Stop Patroni"),
     ],
 )
-def test_refusals_under_patroni(options: dict[str, Any], seen: _patroni.Cluster, words: str) -> None:
+def test_refusals_under_patroni(options: dict[str, Any], seen: Cluster, words: str) -> None:
     params = {"state": "streaming", "allow_rebuild": False, "force": False, **options}
     with pytest.raises(Refused, match=words):
         _replica_patroni.plan(params, "two", seen)

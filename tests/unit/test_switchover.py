@@ -13,23 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni, _pgbouncer, _switchover
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _pgbouncer, _switchover
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, Refused
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import Cluster, Member
 
 SYNCHRONOUS = {"synchronous_mode": True}
 
 
-def member(name: str, role: str = "sync_standby", state: str = "streaming", **more: Any) -> _patroni.Member:
+def member(name: str, role: str = "sync_standby", state: str = "streaming", **more: Any) -> Member:
     more = {"timeline": 3, "lag": None if role == "leader" else 0} | more
-    return _patroni.Member(name, role, "running" if role == "leader" else state, f"http://{name}:8008", **more)
+    return Member(name, role, "running" if role == "leader" else state, f"http://{name}:8008", **more)
 
 
-def group(*members: _patroni.Member, **more: Any) -> _patroni.Cluster:
-    return _patroni.Cluster((member("a", "leader"), *members), scope="shop", **more)
+def group(*members: Member, **more: Any) -> Cluster:
+    return Cluster((member("a", "leader"), *members), scope="shop", **more)
 
 
 def plan(
-    cluster: _patroni.Cluster, candidate: str | None = None, force: bool = False, config: Any = None
+    cluster: Cluster, candidate: str | None = None, force: bool = False, config: Any = None
 ) -> _switchover.Handover | None:
     return _switchover.plan(cluster, SYNCHRONOUS if config is None else config, candidate, force, max_lag=100)
 
@@ -74,14 +75,14 @@ def test_a_quorum_standby_may() -> None:
         (group(member("b", tags={"nofailover": True})), "tagged nofailover"),
         (group(member("b"), paused=True), "paused for maintenance"),
         (group(member("b"), scheduled_switchover={"at": "12:00", "from": "a"}), "scheduled for 12:00"),
-        (_patroni.Cluster((member("a"), member("b")), scope="shop"), "no leader at the moment: another switchover"),
+        (Cluster((member("a"), member("b")), scope="shop"), "no leader at the moment: another switchover"),
         (
-            _patroni.Cluster((_patroni.Member("a", "leader", "stopping", ""), member("b")), scope="shop"),
+            Cluster((Member("a", "leader", "stopping", ""), member("b")), scope="shop"),
             "the leader a, 'stopping': another switchover",
         ),
     ],
 )
-def test_what_is_refused(cluster: _patroni.Cluster, words: str) -> None:
+def test_what_is_refused(cluster: Cluster, words: str) -> None:
     for candidate in (None, "b") if cluster.member("b") else (None,):
         with pytest.raises(Refused, match=words) as refusal:
             plan(cluster, candidate)
@@ -102,10 +103,10 @@ def test_a_refusal_names_who_could() -> None:
     "cluster",
     [
         group(member("b", "replica", lag=10**9), paused=True),
-        _patroni.Cluster((member("b", "replica"),), scope="shop"),
+        Cluster((member("b", "replica"),), scope="shop"),
     ],
 )
-def test_a_failover_takes_whom_it_is_told(cluster: _patroni.Cluster) -> None:
+def test_a_failover_takes_whom_it_is_told(cluster: Cluster) -> None:
     found = plan(cluster, "b", force=True)
     assert found is not None and found.candidate == "b"
 
