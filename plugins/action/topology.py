@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import Inventory, build
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import build
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import Inventory
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 

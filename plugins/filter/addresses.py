@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 
-from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import container_ip
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import container_ip
 
 
 def cidr(address: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import container_ip
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import container_ip
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBNET = "172.29.0.0/16"

@@ -14,13 +14,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.citus_ha.cluster.plugins.action.topology import ROLES, profiles, role_specs
-from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import (
-    FACTS,
-    Inventory,
-    build,
-    container_ip,
-    nearest,
-)
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import build
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_checks import FACTS, nearest
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import Inventory, container_ip
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GROUPS: dict[str, list[str]] = {

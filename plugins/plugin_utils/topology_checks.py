@@ -1,0 +1,256 @@
+# Copyright (c) 2026 citus_ha contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything that may be wrong with a topology: each check tells where, which variable, and what would be right."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import Inventory, Node, has_own_network
+
+# What the roles themselves set for later plays.
+FACTS = {
+    "cluster_topology",
+    "citus_node_image",
+    "citus_node_image_source",
+    "postgres_is_leader",
+    "service_machine",
+    "service_missing",
+    "service_machine_memory",
+}
+
+# PostgreSQL versions of each major version of Citus, https://docs.citusdata.com/en/stable/installation/; below 16
+# pg_ident.conf cannot say what the roles' certificates need.
+CITUS_POSTGRESQL = {"12": (16,), "13": (16, 17), "14": (16, 17, 18)}
+
+MINIMUM_PASSWORD_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: where (host or group), the variable, its value, and what would be right."""
+
+    where: str
+    variable: str
+    value: Any
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.variable} is {self.value!r}: {self.remedy}"
+
+
+def check(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    """All findings at once."""
+    yield from _check_groups(inventory, nodes)
+    yield from _check_ports(inventory, nodes)
+    yield from _check_addresses(inventory, nodes)
+    yield from _check_parameters(inventory, nodes)
+    yield from _check_patroni(inventory, nodes)
+    yield from _check_passwords(inventory, nodes)
+    yield from unknown_variables(inventory, nodes)
+
+
+def _check_groups(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    managed = [n for n in nodes.values() if n.manager == "patroni"]
+    members = inventory.hosts("etcd")
+    if managed and not members:
+        yield Finding("inventory", "group etcd", members, "Patroni needs a registry: put 3 hosts into the group etcd.")
+    elif members and len(members) % 2 == 0:
+        yield Finding(
+            "inventory",
+            "group etcd",
+            members,
+            f"{len(members)} members tolerate no more failures than {len(members) - 1}: use an odd number (1, 3 or 5).",
+        )
+    if (inventory.hosts("workers") or inventory.hosts("pgbouncer")) and not inventory.hosts("coordinator"):
+        yield Finding(
+            "inventory", "group coordinator", [], "a Citus cluster needs a coordinator: put at least one host into it."
+        )
+
+    numbers: dict[int, set[str]] = defaultdict(set)
+    for node in nodes.values():
+        if node.kind != "postgres" or node.group == "standalone":
+            continue
+        if node.citus_group is None:
+            yield Finding(
+                node.name,
+                "citus_group",
+                None,
+                f"give the group {node.group} a number of its own, such as citus_group: 1.",
+            )
+        else:
+            numbers[node.citus_group].add(node.group)
+    for number, owners in sorted(numbers.items()):
+        if len(owners) > 1:
+            yield Finding(
+                " and ".join(sorted(owners)),
+                "citus_group",
+                number,
+                "every group needs a number of its own; 0 is the coordinator's.",
+            )
+    children = {n.group for n in nodes.values() if n.kind == "postgres" and n.group not in ("standalone",)}
+    for group, hosts in inventory.groups.items():
+        if not hosts and inventory.hosts("workers") and group.startswith("worker") and group != "workers":
+            yield Finding(
+                f"group {group}", "hosts", [], "a worker group needs a primary: give it a host, or remove the group."
+            )
+    for group in sorted(children):
+        siblings = [n for n in nodes.values() if n.group == group]
+        if siblings and not any(n.initial_primary for n in siblings):
+            yield Finding(
+                f"group {group}",
+                "postgres_initial_role",
+                "standby",
+                "every host of the group is a standby: leave one of them without it, or set it to primary.",
+            )
+        primaries = [n.name for n in siblings if inventory.get(n.name, "postgres_initial_role") == "primary"]
+        if len(primaries) > 1:
+            yield Finding(
+                ", ".join(primaries),
+                "postgres_initial_role",
+                "primary",
+                f"only one host of {group} can be the primary.",
+            )
+
+
+def _check_ports(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    taken: dict[tuple[str, int], tuple[str, str]] = {}
+    for node in nodes.values():
+        shared = not has_own_network(inventory, node.name)
+        # Listening ports collide within a machine, or within the container that has its own network.
+        scope = node.machine if shared else node.name
+        ports = [(scope, name, port) for name, port in node.ports.items()]
+        if not shared:
+            ports += [(f"{node.machine} (published)", entry["variable"], entry["port"]) for entry in node.published]
+        for place, variable, port in ports:
+            if not 1 <= port <= 65535:
+                yield Finding(node.name, variable, port, "a port is a number from 1 to 65535.")
+                continue
+            other = taken.setdefault((place, port), (node.name, variable))
+            if other != (node.name, variable):
+                yield Finding(
+                    node.name,
+                    variable,
+                    port,
+                    f"{other[0]} uses it as {other[1]} on the same machine: choose another port.",
+                )
+
+
+def _check_addresses(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    seen: dict[str, str] = {}
+    for node in nodes.values():
+        if not has_own_network(inventory, node.name):
+            continue
+        other = seen.setdefault(node.ip, node.name)
+        if other != node.name:
+            yield Finding(
+                node.name, "service_ip", node.ip, f"{other} has the same address: set service_ip for one of the two."
+            )
+
+
+def _check_parameters(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    for node in nodes.values():
+        if node.kind != "postgres":
+            continue
+        parameters = inventory.get(node.name, "postgres_parameters") or {}
+        libraries = parameters.get("shared_preload_libraries", "")
+        names = libraries if isinstance(libraries, list) else [part.strip() for part in str(libraries).split(",")]
+        if "auto_explain" in names and node.citus_group is not None:
+            yield Finding(
+                node.name,
+                "postgres_parameters.shared_preload_libraries",
+                libraries,
+                "auto_explain crashes Citus when it is preloaded: take it out, and LOAD it where it is needed.",
+            )
+    first = next(iter(nodes), None)
+    citus = str(inventory.get(first, "citus_version")) if first else ""
+    supported = CITUS_POSTGRESQL.get(citus.partition(".")[0])
+    if supported is None:
+        yield Finding(
+            "inventory",
+            "citus_version",
+            citus,
+            f"this collection knows Citus {', '.join(CITUS_POSTGRESQL)}: choose one of them.",
+        )
+        return
+    versions = {int(inventory.get(n.name, "postgres_version")) for n in nodes.values() if n.kind == "postgres"}
+    for version in sorted(versions - set(supported)):
+        yield Finding(
+            "inventory",
+            "postgres_version",
+            version,
+            f"Citus {citus} runs on PostgreSQL {', '.join(map(str, supported))} here: choose one of them, "
+            "or another citus_version.",
+        )
+
+
+# What Patroni raises by itself, with no more than a line in its log: the least of each, in seconds.
+# https://patroni.readthedocs.io/en/latest/dynamic_configuration.html
+PATRONI_LEAST = {"postgres_ttl": 20, "postgres_loop_wait": 1, "postgres_retry_timeout": 3}
+
+
+def _check_patroni(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    reported = set()
+    for node in nodes.values():
+        if node.manager != "patroni":
+            continue
+        values = {name: int(inventory.get(node.name, name)) for name in PATRONI_LEAST}
+        if (node.group, *values.values()) in reported:
+            continue
+        reported.add((node.group, *values.values()))
+        for name, least in PATRONI_LEAST.items():
+            if values[name] < least:
+                yield Finding(node.name, name, values[name], f"Patroni takes no less than {least} seconds.")
+        ttl, loop_wait, retry_timeout = values.values()
+        if loop_wait + 2 * retry_timeout > ttl:
+            yield Finding(
+                node.name,
+                "postgres_ttl",
+                ttl,
+                "a leader must be able to try twice before its lease ends: postgres_loop_wait + 2 * "
+                f"postgres_retry_timeout is {loop_wait} + 2 * {retry_timeout} = {loop_wait + 2 * retry_timeout}. Raise "
+                "postgres_ttl, or lower the others.",
+            )
+
+
+def _check_passwords(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    reported = set()
+    for node in nodes.values():
+        for role in inventory.get(node.name, "cluster_roles") or []:
+            password = role.get("password")
+            name = role.get("name")
+            if password is not None and len(str(password)) < MINIMUM_PASSWORD_LENGTH and name not in reported:
+                reported.add(name)
+                yield Finding(
+                    f"role {name}",
+                    "cluster_roles[].password",
+                    f"{len(str(password))} characters long",
+                    f"use at least {MINIMUM_PASSWORD_LENGTH} characters, or leave it out and one is generated.",
+                )
+
+
+def unknown_variables(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    """Variables with a role's prefix that no role knows: most often a typo."""
+    known = {option for options in inventory.specs.values() for option in options} | FACTS
+    prefixes = tuple(f"{role}_" for role in inventory.specs)
+    hosts: dict[str, list[str]] = defaultdict(list)
+    for host in nodes:
+        for variable in inventory.hostvars[host]:
+            if variable.startswith(prefixes) and variable not in known:
+                hosts[variable].append(host)
+    for variable, where in sorted(hosts.items()):
+        near = nearest(variable, known)
+        hint = f"did you mean {near}?" if near else "no role has such a variable; remove it."
+        yield Finding(", ".join(where[:3]) + (" ..." if len(where) > 3 else ""), variable, "unknown", hint)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The most similar of ``choices``, if any is similar enough."""
+    import difflib
+
+    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.75)
+    return close[0] if close else None

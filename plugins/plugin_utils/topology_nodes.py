@@ -1,0 +1,229 @@
+# Copyright (c) 2026 citus_ha contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an inventory says of each host: its kind, addresses, ports and memory."""
+
+from __future__ import annotations
+
+import ipaddress
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible.module_utils.common.text.formatters import human_to_bytes
+
+# What an inventory host can be. The group decides; a host is exactly one of them.
+KINDS = {
+    "etcd": "etcd",
+    "coordinator": "postgres",
+    "workers": "postgres",
+    "standalone": "postgres",
+    "pgbouncer": "pooler",
+}
+
+# The variables that hold the ports each kind of node listens on.
+LISTENERS = {
+    "etcd": ("etcd_client_port", "etcd_peer_port", "etcd_metrics_port"),
+    "postgres": ("postgres_port", "postgres_patroni_port"),
+    "pooler": ("pgbouncer_port", "haproxy_primary_port", "haproxy_standby_port"),
+}
+
+# The variables that limit the memory of the containers of each kind of node.
+MEMORY_LIMITS = {
+    "etcd": ("etcd_memory",),
+    "postgres": ("postgres_memory",),
+    "pooler": ("pgbouncer_memory", "haproxy_memory"),
+}
+
+
+@dataclass
+class Node:
+    """One inventory host as the other nodes see it.
+
+    ``address`` is the name or address that others connect to, ``ip`` the address that they see its connections
+    come from, ``machine`` what its ports and memory are shared on, ``own_network`` whether all addresses of its
+    network are its own. ``become`` says whether tasks have to become the service's user: in a container they
+    are it already. ``memory`` is the sum of the node's limits in bytes, 0 without any. ``published`` are the
+    ports that the node takes on its machine: ``address``, ``port`` and the ``variable`` that says so.
+    ``proxy_address`` and ``proxy_ip`` are the same for the HAProxy beside a pooler, and ``client`` says how
+    clients outside reach both: ``address``, ``pooler``, ``primary`` and ``standby`` (ports).
+    """
+
+    name: str
+    kind: str
+    group: str
+    machine: str
+    address: str
+    ip: str
+    become: bool
+    own_network: bool
+    ports: dict[str, int] = field(default_factory=dict)
+    memory: int = 0
+    published: list[dict[str, Any]] = field(default_factory=list)
+    citus_group: int | None = None
+    manager: str | None = None
+    initial_primary: bool = False
+    proxy_address: str | None = None
+    proxy_ip: str | None = None
+    client: dict[str, Any] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Every name and address that a client may reach the node by."""
+        return list(dict.fromkeys([self.name, self.address, self.ip, "localhost", "127.0.0.1", "::1"]))
+
+
+class Inventory:
+    """Groups and variables, with a role's default where a host says nothing."""
+
+    def __init__(
+        self,
+        groups: Mapping[str, list[str]],
+        hostvars: Mapping[str, Mapping[str, Any]],
+        specs: Mapping[str, Mapping[str, Any]],
+        profiles: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.groups = groups
+        self.hostvars = hostvars
+        self.specs = specs
+        self.profiles = profiles
+
+    def hosts(self, group: str) -> list[str]:
+        """Hosts of a group in the inventory's order; empty when there is no such group."""
+        return list(self.groups.get(group, []))
+
+    def get(self, host: str, variable: str) -> Any:
+        """The host's value, what its profile says, or the default of the role that owns the variable."""
+        variables = self.hostvars[host]
+        if variable in variables:
+            return variables[variable]
+        if variable != "ha_profile":
+            profile = self.profiles.get(self.get(host, "ha_profile"), {})
+            if variable in profile:
+                return profile[variable]
+        for options in self.specs.values():
+            if variable in options:
+                return options[variable].get("default")
+        return None
+
+    def worker_group_of(self, host: str) -> str:
+        """The child group of ``workers`` that the host is in."""
+        others = {"all", "ungrouped", *KINDS}
+        mine = [name for name, hosts in self.groups.items() if host in hosts and name not in others]
+        return min(mine, key=lambda name: len(self.groups[name]), default="workers")
+
+
+def container_ip(name: str, subnet: str) -> str:
+    """A node's fixed address in the Docker network, the same wherever and whenever it is computed.
+
+    Derived from the name alone so that adding or removing a node moves no other; the first 256
+    addresses are left to Docker (gateway) and to users.
+    """
+    network = ipaddress.ip_network(subnet)
+    usable = network.num_addresses - 257
+    return str(network[256 + zlib.crc32(name.encode()) % usable])
+
+
+def proxy_name(pooler: str) -> str:
+    """Name of the HAProxy container beside a pooler."""
+    return f"{pooler}-haproxy"
+
+
+def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
+    variables = inventory.hostvars[host]
+    docker = inventory.get(host, "service_manager") == "docker"
+    on_bridge = has_own_network(inventory, host)
+    machine = str(inventory.get(host, "service_docker_machine")) if docker else host
+    ip = inventory.get(host, "service_ip") or (
+        container_ip(host, inventory.get(host, "service_docker_subnet"))
+        if on_bridge
+        else inventory.hostvars.get(machine, variables).get("ansible_host", machine)
+    )
+    address = inventory.get(host, "service_address") or (host if on_bridge else ip)
+    node = Node(
+        name=host,
+        kind=kind,
+        group=inventory.worker_group_of(host) if group == "workers" else group,
+        machine=machine,
+        address=str(address),
+        ip=str(ip),
+        become=not docker,
+        own_network=on_bridge,
+        memory=sum(_bytes(inventory.get(host, limit)) for limit in MEMORY_LIMITS[kind]),
+        ports={port: int(inventory.get(host, port)) for port in LISTENERS[kind]},
+    )
+    if kind == "pooler":
+        # Not localhost: that may be ::1 first, where HAProxy does not listen.
+        node.proxy_address = proxy_name(host) if on_bridge else "127.0.0.1"
+        node.proxy_ip = (
+            container_ip(proxy_name(host), inventory.get(host, "service_docker_subnet")) if on_bridge else node.ip
+        )
+        node.client = _client(inventory, node, on_bridge)
+    if kind == "postgres":
+        node.manager = "none" if group == "standalone" else inventory.get(host, "postgres_manager")
+        if node.manager == "none":
+            del node.ports["postgres_patroni_port"]
+        if group != "standalone":
+            number = variables.get("citus_group", 0 if group == "coordinator" else None)
+            node.citus_group = None if number is None else int(number)
+        siblings = inventory.hosts(group if group in ("coordinator", "standalone") else node.group)
+        candidates = [h for h in siblings if inventory.get(h, "postgres_initial_role") != "standby"]
+        node.initial_primary = group == "standalone" or bool(candidates and candidates[0] == host)
+    if on_bridge:
+        node.published = [
+            {
+                "address": str(inventory.get(host, "service_docker_publish_address")),
+                "port": int(inventory.get(host, port)),
+                "variable": port,
+            }
+            for port in published_variables(kind)
+            if int(inventory.get(host, port))
+        ]
+    else:
+        node.published = [{"address": node.ip, "port": port, "variable": name} for name, port in node.ports.items()]
+    return node
+
+
+def has_own_network(inventory: Inventory, host: str) -> bool:
+    """Whether the node is a container with an address of its own; otherwise it has its machine's."""
+    return (
+        inventory.get(host, "service_manager") == "docker"
+        and inventory.get(host, "service_docker_network_mode") == "bridge"
+    )
+
+
+def _client(inventory: Inventory, node: Node, on_bridge: bool) -> dict[str, Any]:
+    """How a client outside the cluster reaches a pooler: by its published ports, or by its own address."""
+    ports = {
+        "pooler": ("pgbouncer_port", "pgbouncer_published_port"),
+        "primary": ("haproxy_primary_port", "haproxy_primary_published_port"),
+        "standby": ("haproxy_standby_port", "haproxy_standby_published_port"),
+    }
+    published = on_bridge and int(inventory.get(node.name, "pgbouncer_published_port"))
+    publish_address = str(inventory.get(node.name, "service_docker_publish_address"))
+    machine = inventory.hostvars.get(node.machine, {}).get("ansible_host", node.machine)
+    address = (machine if publish_address in ("0.0.0.0", "::") else publish_address) if published else node.ip
+    return {
+        "address": "localhost" if address in ("127.0.0.1", "::1") else address,
+        **{
+            name: int(inventory.get(node.name, outside if published else inside))
+            for name, (inside, outside) in ports.items()
+        },
+    }
+
+
+def _bytes(size: Any) -> int:
+    """A size such as ``1g`` in bytes; 0 for none, and for what is no size (Docker refuses that itself)."""
+    try:
+        return int(human_to_bytes(str(size))) if size else 0
+    except ValueError:
+        return 0
+
+
+def published_variables(kind: str) -> tuple[str, ...]:
+    """The variables that publish a container's ports on its Docker machine (0: not published)."""
+    return {
+        "postgres": ("postgres_published_port",),
+        "pooler": ("pgbouncer_published_port", "haproxy_primary_published_port", "haproxy_standby_published_port"),
+    }.get(kind, ())
