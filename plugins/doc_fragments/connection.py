@@ -59,7 +59,10 @@ options:
     type: int
     default: 10
   lock_timeout:
-    description: Milliseconds a statement may wait for a lock; 0 waits for ever.
+    description:
+      - Milliseconds a statement may wait for a lock on the server that the task is connected to; 0 waits for ever.
+      - Citus waits on other nodes in sessions of its own, which this does not reach. O(statement_timeout) ends those
+        waits too.
     type: int
     default: 0
   statement_timeout:

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.citus_ha.cluster.plugins.modules import patroni_group as module
+from hostile import NUMBERS, OPTION, answered, hundred
+from hypothesis import given
+from hypothesis import strategies as st
 from patroni_servers import PatroniGroup, patroni_group
 
 MEMBERS = ["one", "two"]
@@ -162,3 +165,40 @@ def test_nobody_listens(group: PatroniGroup) -> None:
     result = call(group, url=group.url("one").replace("8008", "8009"), wait=False)
     assert result["failed"] is True
     assert "8009/cluster got no answer" in result["msg"]
+
+
+# The check mode of everything that changes: what is asked for here would stop the group, as it was told to.
+@hundred
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "config": st.recursive(
+                OPTION | NUMBERS | st.booleans() | st.none(),
+                lambda below: st.dictionaries(OPTION, below, max_size=3) | st.lists(below, max_size=3),
+                max_leaves=6,
+            ),
+            "members": st.lists(OPTION, max_size=3),
+            "restart": st.lists(OPTION, max_size=3),
+            "paused": OPTION | st.booleans(),
+            "restart_pending": OPTION | st.booleans(),
+            "max_lag": NUMBERS | OPTION,
+            "wait_timeout": NUMBERS | OPTION,
+            "restart_timeout": NUMBERS | OPTION,
+            "timeout": NUMBERS | OPTION,
+            "url": OPTION.map(lambda text: f"http://127.0.0.1:1/{text}") | OPTION.map(lambda text: f"http://[{text}"),
+            "ca_cert": OPTION,
+            "client_cert": OPTION,
+        },
+    )
+)
+def test_hostile_input(group: PatroniGroup, options: dict[str, Any]) -> None:
+    before = group.get("one", "/config")
+    answered(call(group, check=True, **options))
+    assert group.get("one", "/config") == before
+
+
+@hundred
+@given(restart=st.lists(OPTION, min_size=1, max_size=3), members=st.none() | st.lists(OPTION, max_size=3))
+def test_hostile_names(group: PatroniGroup, restart: list[str], members: list[str] | None) -> None:
+    assert not answered(call(group, restart=restart, members=members, wait=False))

@@ -18,6 +18,9 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.citus_ha.cluster.plugins.modules import pg_replica as module
+from hostile import OPTION, answered, hundred
+from hypothesis import given
+from hypothesis import strategies as st
 from patroni_servers import PGDATA, PatroniGroup, patroni_group
 
 MEMBERS = ["one", "two"]
@@ -141,3 +144,13 @@ def test_absent_says_that_the_member_is_still_there(group: PatroniGroup) -> None
     assert result["failed"] is True
     assert "Stop Patroni on it" in result["msg"]
     assert call(group, name="three", state="absent")["changed"] is False
+
+
+@hundred
+@given(
+    name=OPTION,
+    state=st.sampled_from(["streaming", "promoted"]),
+    more=st.fixed_dictionaries({}, optional={"force": st.booleans(), "allow_rebuild": st.booleans()}),
+)
+def test_hostile_names(group: PatroniGroup, name: str, state: str, more: dict[str, Any]) -> None:
+    assert not answered(call(group, name=name, state=state, wait_timeout=0, **more))
