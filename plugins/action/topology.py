@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import resolve
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology import build
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import Inventory
 
@@ -44,7 +45,9 @@ class ActionModule(ActionBase):
         """Return the topology; fail with all findings at once."""
         result = super().run(tmp, task_vars)
         task_vars = task_vars or {}
-        topology, findings = build(Inventory(task_vars["groups"], task_vars["hostvars"], role_specs(), profiles()))
+        topology, findings = build(
+            Inventory(task_vars["groups"], task_vars["hostvars"], role_specs(), profiles(), resolve)
+        )
         if findings:
             lines = "\n".join(f"  - {finding}" for finding in findings)
             raise AnsibleActionFail(f"The inventory cannot become a cluster. Nothing was changed.\n{lines}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import endpoint
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import container_ip
 
 
@@ -24,4 +25,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., object]]:
         """Names as used in templates."""
-        return {"container_ip": container_ip, "cidr": cidr}
+        return {"container_ip": container_ip, "cidr": cidr, "endpoint": endpoint}

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import endpoint
+
 CLUSTER_ID_LABEL = "io.citus_ha.cluster_id"
 
 
 def published_port(port: dict[str, Any], address: str) -> str:
     """``{port: 5432, published: 15432}`` as Docker's ``address:15432:5432``."""
-    return f"{address}:{port['published']}:{port['port']}"
+    return f"{endpoint(address, port['published'])}:{port['port']}"
 
 
 def volume_owner(volumes: list[dict[str, Any]], name: str) -> str:

@@ -100,9 +100,12 @@ def _clock(offset: float) -> Iterable[str]:
 
 
 def _ports(seen: Mapping[str, Any]) -> Iterable[str]:
+    addresses: dict[tuple[int, str], list[str]] = {}
     for entry in seen["taken_ports"]:
+        addresses.setdefault((entry["port"], entry["variable"]), []).append(entry["address"])
+    for (port, variable), taken in addresses.items():
         yield (
-            f"another program listens on port {entry['port']} ({entry['address']}), which {entry['variable']} wants. "
+            f"another program listens on port {port} ({', '.join(taken)}), which {variable} wants. "
             "Stop that program, or set the variable to a free port."
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import subnet_remedy, unreachable_remedy
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import Inventory, Node, has_own_network
 
 # What the roles themselves set for later plays.
@@ -141,15 +142,25 @@ def _check_ports(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Fi
 
 
 def _check_addresses(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
-    seen: dict[str, str] = {}
-    for node in nodes.values():
-        if not has_own_network(inventory, node.name):
-            continue
-        other = seen.setdefault(node.ip, node.name)
-        if other != node.name:
+    subnets = {inventory.get(name, "service_docker_subnet") for name, node in nodes.items() if node.own_network}
+    for subnet in sorted(subnets, key=str):
+        if remedy := subnet_remedy(subnet):
+            yield Finding("inventory", "service_docker_subnet", subnet, remedy)
+    alone = len({node.machine for node in nodes.values()}) == 1
+    seen: dict[str, Node] = {}
+    for node in (node for node in nodes.values() if node.ip):
+        other = seen.setdefault(node.ip, node)
+        if other is not node and (node.own_network or other.machine != node.machine):
             yield Finding(
-                node.name, "service_ip", node.ip, f"{other} has the same address: set service_ip for one of the two."
+                node.name,
+                "service_ip",
+                node.ip,
+                f"{other.name} has the same address: set service_ip for one of the two.",
             )
+        remedy = None if node.own_network else unreachable_remedy(node.ip, alone=alone)
+        if remedy:
+            variable = "service_ip" if inventory.get(node.name, "service_ip") else "ansible_host"
+            yield Finding(node.name, variable, node.address, remedy)
 
 
 def _check_parameters(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.common.text.formatters import human_to_bytes
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import literal, subnet_remedy
 
 # What an inventory host can be. The group decides; a host is exactly one of them.
 KINDS = {
@@ -26,8 +27,11 @@ KINDS = {
 LISTENERS = {
     "etcd": ("etcd_client_port", "etcd_peer_port", "etcd_metrics_port"),
     "postgres": ("postgres_port", "postgres_patroni_port"),
-    "pooler": ("pgbouncer_port", "haproxy_primary_port", "haproxy_standby_port"),
+    "pooler": ("pgbouncer_port", "haproxy_primary_port", "haproxy_standby_port", "haproxy_stats_port"),
 }
+# Those that only the machine itself may reach, and those that it reaches at its loopback address too.
+LOOPBACK_ONLY = {"etcd_metrics_port", "haproxy_stats_port"}
+LOOPBACK_TOO = {"postgres_port", "pgbouncer_port", "haproxy_primary_port", "haproxy_standby_port"}
 
 # The variables that limit the memory of the containers of each kind of node.
 MEMORY_LIMITS = {
@@ -42,12 +46,12 @@ class Node:
     """One inventory host as the other nodes see it.
 
     ``address`` is the name or address that others connect to, ``ip`` the address that they see its connections
-    come from, ``machine`` what its ports and memory are shared on, ``own_network`` whether all addresses of its
-    network are its own. ``become`` says whether tasks have to become the service's user: in a container they
-    are it already. ``memory`` is the sum of the node's limits in bytes, 0 without any. ``published`` are the
-    ports that the node takes on its machine: ``address``, ``port`` and the ``variable`` that says so.
-    ``proxy_address`` and ``proxy_ip`` are the same for the HAProxy beside a pooler, and ``client`` says how
-    clients outside reach both: ``address``, ``pooler``, ``primary`` and ``standby`` (ports).
+    come from (never a name: ``Inventory.resolve`` knows that of one), ``machine`` what its ports and memory are
+    shared on, ``own_network`` whether all addresses of its network are its own. ``become`` says whether tasks have
+    to become the service's user: in a container they are it already. ``memory`` is the sum of the node's limits in
+    bytes, 0 without any. ``published`` are the ports that the node takes on its machine: ``address``, ``port`` and
+    the ``variable`` that says so. ``proxy_address`` and ``proxy_ip`` are the same for the HAProxy beside a pooler,
+    and ``client`` says how clients outside reach both: ``address``, ``pooler``, ``primary`` and ``standby`` (ports).
     """
 
     name: str
@@ -83,11 +87,13 @@ class Inventory:
         hostvars: Mapping[str, Mapping[str, Any]],
         specs: Mapping[str, Mapping[str, Any]],
         profiles: Mapping[str, Mapping[str, Any]],
+        resolve: Callable[[str], str | None] = lambda _name: None,
     ) -> None:
         self.groups = groups
         self.hostvars = hostvars
         self.specs = specs
         self.profiles = profiles
+        self.resolve = resolve
 
     def hosts(self, group: str) -> list[str]:
         """Hosts of a group in the inventory's order; empty when there is no such group."""
@@ -108,10 +114,22 @@ class Inventory:
         return None
 
     def worker_group_of(self, host: str) -> str:
-        """The child group of ``workers`` that the host is in."""
+        """The child group of ``workers`` that the host is in.
+
+        An inventory may group its hosts by place or by purpose as well: what counts is that all hosts of the group
+        are workers with the number of this one.
+        """
         others = {"all", "ungrouped", *KINDS}
-        mine = [name for name, hosts in self.groups.items() if host in hosts and name not in others]
-        return min(mine, key=lambda name: len(self.groups[name]), default="workers")
+        workers, number = set(self.hosts("workers")), self.hostvars[host].get("citus_group")
+        mine = [
+            name
+            for name, hosts in self.groups.items()
+            if name not in others
+            and host in hosts
+            and workers.issuperset(hosts)
+            and all(self.hostvars[each].get("citus_group") == number for each in hosts)
+        ]
+        return max(mine, key=lambda name: len(self.groups[name]), default="workers")
 
 
 def container_ip(name: str, subnet: str) -> str:
@@ -135,19 +153,19 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
     docker = inventory.get(host, "service_manager") == "docker"
     on_bridge = has_own_network(inventory, host)
     machine = str(inventory.get(host, "service_docker_machine")) if docker else host
-    ip = inventory.get(host, "service_ip") or (
-        container_ip(host, inventory.get(host, "service_docker_subnet"))
+    place = inventory.get(host, "service_ip") or (
+        _container_ip(inventory, host)
         if on_bridge
         else inventory.hostvars.get(machine, variables).get("ansible_host", machine)
     )
-    address = inventory.get(host, "service_address") or (host if on_bridge else ip)
+    address = str(inventory.get(host, "service_address") or (host if on_bridge else place))
     node = Node(
         name=host,
         kind=kind,
         group=inventory.worker_group_of(host) if group == "workers" else group,
         machine=machine,
-        address=str(address),
-        ip=str(ip),
+        address=literal(address) or address,
+        ip=literal(str(place)) or inventory.resolve(str(place)) or str(place),
         become=not docker,
         own_network=on_bridge,
         memory=sum(_bytes(inventory.get(host, limit)) for limit in MEMORY_LIMITS[kind]),
@@ -156,9 +174,7 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
     if kind == "pooler":
         # Not localhost: that may be ::1 first, where HAProxy does not listen.
         node.proxy_address = proxy_name(host) if on_bridge else "127.0.0.1"
-        node.proxy_ip = (
-            container_ip(proxy_name(host), inventory.get(host, "service_docker_subnet")) if on_bridge else node.ip
-        )
+        node.proxy_ip = _container_ip(inventory, proxy_name(host), host) if on_bridge else node.ip
         node.client = _client(inventory, node, on_bridge)
     if kind == "postgres":
         node.manager = "none" if group == "standalone" else inventory.get(host, "postgres_manager")
@@ -168,7 +184,8 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
             number = variables.get("citus_group", 0 if group == "coordinator" else None)
             node.citus_group = None if number is None else int(number)
         siblings = inventory.hosts(group if group in ("coordinator", "standalone") else node.group)
-        candidates = [h for h in siblings if inventory.get(h, "postgres_initial_role") != "standby"]
+        roles = {h: inventory.get(h, "postgres_initial_role") for h in siblings}
+        candidates = [h for role in ("primary", "") for h in siblings if roles[h] == role]
         node.initial_primary = group == "standalone" or bool(candidates and candidates[0] == host)
     if on_bridge:
         node.published = [
@@ -181,8 +198,25 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
             if int(inventory.get(host, port))
         ]
     else:
-        node.published = [{"address": node.ip, "port": port, "variable": name} for name, port in node.ports.items()]
+        node.published = [
+            {"address": address, "port": port, "variable": name}
+            for name, port in node.ports.items()
+            for address in _listen_addresses(name, node.ip)
+        ]
     return node
+
+
+def _container_ip(inventory: Inventory, name: str, host: str | None = None) -> str:
+    """The fixed address in the Docker network of ``host``; empty where ``topology_checks`` refuses the network."""
+    subnet = inventory.get(host or name, "service_docker_subnet")
+    return "" if subnet_remedy(subnet) else container_ip(name, subnet)
+
+
+def _listen_addresses(variable: str, ip: str) -> list[str]:
+    """Where on a shared network the process listens on the port that ``variable`` names."""
+    if variable in LOOPBACK_ONLY:
+        return ["127.0.0.1"]
+    return list(dict.fromkeys([ip, "127.0.0.1"])) if variable in LOOPBACK_TOO else [ip]
 
 
 def has_own_network(inventory: Inventory, host: str) -> bool:
@@ -203,12 +237,13 @@ def _client(inventory: Inventory, node: Node, on_bridge: bool) -> dict[str, Any]
     published = on_bridge and int(inventory.get(node.name, "pgbouncer_published_port"))
     publish_address = str(inventory.get(node.name, "service_docker_publish_address"))
     machine = inventory.hostvars.get(node.machine, {}).get("ansible_host", node.machine)
-    address = (machine if publish_address in ("0.0.0.0", "::") else publish_address) if published else node.ip
+    inside = node.ip if on_bridge or inventory.get(node.name, "service_address") else node.address
+    address = (machine if publish_address in ("0.0.0.0", "::") else publish_address) if published else inside
     return {
         "address": "localhost" if address in ("127.0.0.1", "::1") else address,
         **{
-            name: int(inventory.get(node.name, outside if published else inside))
-            for name, (inside, outside) in ports.items()
+            name: int(inventory.get(node.name, published_as if published else port))
+            for name, (port, published_as) in ports.items()
         },
     }
 

@@ -81,6 +81,16 @@ def test_a_good_machine_is_taken(seen: dict[str, Any], wanted: dict[str, Any]) -
             {},
             "port 5432 (192.0.2.1), which postgres_port wants",
         ),
+        (
+            {
+                "taken_ports": [
+                    {"address": address, "port": 6432, "variable": "pgbouncer_port"}
+                    for address in ("2001:db8::51", "127.0.0.1")
+                ]
+            },
+            {"kind": "pooler"},
+            "port 6432 (2001:db8::51, 127.0.0.1), which pgbouncer_port wants",
+        ),
     ],
 )
 def test_a_bad_machine_is_refused_with_the_remedy(seen: dict[str, Any], wanted: dict[str, Any], expected: str) -> None:

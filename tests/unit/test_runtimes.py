@@ -1,16 +1,10 @@
 # Copyright (c) 2026 citus_ha contributors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
 # SPDX-License-Identifier: MIT
-"""Docker and systemd give every process the same configuration: only the role service knows one from the other.
-
-The roles run as they are, on the controller, with a role ``service`` that writes down what it is given.
-"""
+"""Docker and systemd give every process the same configuration: only the role service knows one from the other."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import container_ip
+from rendering import Rendered, collection, content, render
 
-ROOT = Path(__file__).resolve().parents[2]
 SUBNET = "172.29.0.0/16"
 HOSTS: dict[str, dict[str, dict[str, Any]]] = {
     "etcd": {"etcd-1": {}, "etcd-2": {}, "etcd-3": {}},
@@ -57,52 +51,9 @@ LISTENERS = (
     "hostssl postgres haproxy ",
     "hostssl all all 172.29.",
 )
-DUMP = """
-- name: Write down what the process is given
-  ansible.builtin.copy:
-    dest: "{{ dump_path }}/{{ service_instance | default(inventory_hostname) }}.json"
-    content: "{{ given | to_json }}"
-    mode: "0600"
-  vars:
-    given:
-      command: "{{ service_command }}"
-      user: "{{ service_user }}"
-      files: "{{ service_files }}"
-      restart_files: "{{ service_restart_files | default([]) }}"
-      data_path: "{{ service_data_path | default('') }}"
-      health: "{{ service_health }}"
-      reload_signal: "{{ service_reload_signal | default('') }}"
-      stop_signal: "{{ service_stop_signal | default('') }}"
-
-- name: Nothing after it can work here
-  ansible.builtin.meta: end_host
-  when: service_instance is not defined or not service_instance.endswith('-haproxy')
-"""
 
 
-def collection(folder: Path) -> Path:
-    """The collection with another role ``service`` and certificates that nobody has made."""
-    copy = folder / "ansible_collections/citus_ha/cluster"
-    (copy / "roles").mkdir(parents=True)
-    for entry in ROOT.iterdir():
-        if entry.name in ("plugins", "meta", "galaxy.yml"):
-            (copy / entry.name).symlink_to(entry)
-    for role in (ROOT / "roles").iterdir():
-        if role.name not in ("service", "pki"):
-            (copy / "roles" / role.name).symlink_to(role)
-    # The inventory is judged by all argument specs, also by those of the roles that are replaced.
-    for name, tasks in (("service", DUMP), ("pki", "[]\n")):
-        role = copy / "roles" / name
-        (role / "tasks").mkdir(parents=True)
-        (role / "tasks/main.yml").write_text(tasks)
-        for part in ("defaults", "meta"):
-            (role / part).symlink_to(ROOT / "roles" / name / part)
-    (copy / "roles/pki/vars").mkdir()
-    (copy / "roles/pki/vars/main.yml").write_text("pki_files: []\n")
-    return copy
-
-
-def render(folder: Path, manager: str) -> dict[str, dict[str, Any]]:
+def render_with(folder: Path, manager: str) -> Rendered:
     """What every process of the cluster is given with this service manager."""
     groups: dict[str, Any] = {"workers": {"children": {"worker1": None}}}
     for group, hosts in HOSTS.items():
@@ -114,7 +65,6 @@ def render(folder: Path, manager: str) -> dict[str, dict[str, Any]]:
                     "service_address": name,
                 }
     dump = folder / manager
-    dump.mkdir()
     inventory = folder / f"{manager}.yml"
     everywhere = {
         **VARIABLES,
@@ -123,33 +73,18 @@ def render(folder: Path, manager: str) -> dict[str, dict[str, Any]]:
         "cluster_secrets_path": str(folder / "secrets"),
     }
     inventory.write_text(yaml.safe_dump({"all": {"vars": everywhere, "children": groups}}))
-    run = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("-i", str(inventory), "--forks", "4"),
-            str(ROOT / "tests/unit/runtimes/render.yml"),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=folder,
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(folder), "ANSIBLE_CONFIG": str(folder / "ansible.cfg")},
-    )
-    assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
-    return {path.stem: json.loads(path.read_text()) for path in dump.iterdir()}
+    return render(folder, inventory, dump)
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, Any]]]:
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rendered]:
     """Both runtimes."""
     folder = tmp_path_factory.mktemp("runtimes")
     collection(folder)
     (folder / "secrets").mkdir()
-    (folder / "ansible.cfg").touch()
     runtimes = ("docker", "systemd")
     with ThreadPoolExecutor() as both:
-        return dict(zip(runtimes, both.map(lambda manager: render(folder, manager), runtimes), strict=True))
+        return dict(zip(runtimes, both.map(lambda manager: render_with(folder, manager), runtimes), strict=True))
 
 
 def without_listeners(text: str) -> list[str]:
@@ -157,7 +92,7 @@ def without_listeners(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.startswith(LISTENERS)]
 
 
-def test_the_same_processes_run(rendered: dict[str, dict[str, dict[str, Any]]]) -> None:
+def test_the_same_processes_run(rendered: dict[str, Rendered]) -> None:
     docker, systemd = rendered["docker"], rendered["systemd"]
     names = {host for hosts in HOSTS.values() for host in hosts} | {"pgbouncer-1-haproxy"}
     assert docker.keys() == systemd.keys() == names
@@ -177,18 +112,13 @@ def test_the_same_processes_run(rendered: dict[str, dict[str, dict[str, Any]]]) 
         ("postgres-1", "/etc/citus_ha/postgres/postgresql.conf"),
     ],
 )
-def test_they_read_the_same_configuration(
-    rendered: dict[str, dict[str, dict[str, Any]]], process: str, path: str
-) -> None:
-    def content(manager: str) -> str:
-        return str({file["path"]: file["content"] for file in rendered[manager][process]["files"]}[path])
-
-    docker, systemd = content("docker"), content("systemd")
+def test_they_read_the_same_configuration(rendered: dict[str, Rendered], process: str, path: str) -> None:
+    docker, systemd = (content(rendered[manager][process], path) for manager in ("docker", "systemd"))
     assert without_listeners(docker) == without_listeners(systemd)
     assert len(without_listeners(docker)) > 10
 
 
-def test_they_have_the_same_files(rendered: dict[str, dict[str, dict[str, Any]]]) -> None:
+def test_they_have_the_same_files(rendered: dict[str, Rendered]) -> None:
     for name, given in rendered["docker"].items():
         listed = [(file["path"], file.get("mode"), file.get("secret")) for file in given["files"]]
         assert listed == [

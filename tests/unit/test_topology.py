@@ -261,3 +261,58 @@ def test_every_fact_that_the_roles_set_is_known() -> None:
         for block in re.findall(r"ansible\.builtin\.set_fact:\n((?: {4,}.*\n)+)", path.read_text(encoding="utf-8")):
             facts = {name for name in re.findall(r"^ {4}(\w+):", block, re.MULTILINE) if not name.startswith("__")}
             assert facts <= known, f"{path}: {facts - known}"
+
+
+@pytest.mark.parametrize(
+    ("subnet", "words"),
+    [
+        ("172.29.0.0/33", "write a network such as"),
+        ("172.29.0.1/16", "has host bits set"),
+        ("fd00::/64", "IPv4"),
+        ("172.29.0.0/24", "/22 or larger"),
+    ],
+)
+def test_a_docker_network_that_cannot_be_is_refused_once(subnet: str, words: str) -> None:
+    found = build(inventory(everywhere={"service_docker_subnet": subnet}))[1]
+    assert len(found) == 1
+    assert "service_docker_subnet" in str(found[0]) and words in str(found[0])
+
+
+def test_every_port_of_a_machine_is_looked_at_where_its_process_listens() -> None:
+    described = inventory(
+        {group: [] for group in GROUPS if group not in ("etcd", "coordinator", "pgbouncer")},
+        everywhere={"service_manager": "systemd"},
+        etcd_1={"ansible_host": "2001:db8::11"},
+        pgbouncer_1={"ansible_host": "192.0.2.51"},
+    )
+    nodes = build(described)[0]["nodes"]
+    wanted = {
+        name: sorted((entry["variable"], entry["address"]) for entry in nodes[name]["published"])
+        for name in ("etcd-1", "pgbouncer-1")
+    }
+    assert wanted["etcd-1"] == [
+        ("etcd_client_port", "2001:db8::11"),
+        ("etcd_metrics_port", "127.0.0.1"),
+        ("etcd_peer_port", "2001:db8::11"),
+    ]
+    assert wanted["pgbouncer-1"] == [
+        ("haproxy_primary_port", "127.0.0.1"),
+        ("haproxy_primary_port", "192.0.2.51"),
+        ("haproxy_standby_port", "127.0.0.1"),
+        ("haproxy_standby_port", "192.0.2.51"),
+        ("haproxy_stats_port", "127.0.0.1"),
+        ("pgbouncer_port", "127.0.0.1"),
+        ("pgbouncer_port", "192.0.2.51"),
+    ]
+
+
+def test_groups_of_somebody_else_do_not_decide_who_belongs_together() -> None:
+    """By hall, by rack: as small as a worker group, or smaller."""
+    halls = {"a_hall": ["worker1-1", "worker2-1"], "b_rack": ["worker1-2"], "c_all": ["etcd-1", "worker2-2"]}
+    nodes = build(inventory(halls))[0]["nodes"]
+    assert {name: nodes[name]["group"] for name in GROUPS["workers"]} == {
+        "worker1-1": "worker1",
+        "worker1-2": "worker1",
+        "worker2-1": "worker2",
+        "worker2-2": "worker2",
+    }
