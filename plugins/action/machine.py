@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.citus_ha.cluster.plugins.plugin_utils.machine import Wanted, clock_offset, findings
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.machine import Wanted, clock_offset, findings, warnings
 
 # What sudo says to who may not: no password given, not in sudoers, no tty, a wrong password.
 NO_RIGHTS = re.compile(r"\bsudo\b|sudoers|privilege escalation", re.IGNORECASE)
@@ -51,9 +51,11 @@ class ActionModule(ActionBase):
             else None,
             postgres_repository=self._task.args.get("postgres_repository", "distribution"),
             minimum_free=int(self._task.args.get("minimum_free", 2147483648)),
+            time_check=self._task.args.get("time_check", "off"),
         )
         problems = findings(seen, wanted, clock_offset(seen.pop("time"), before, after))
         if problems:
             lines = "\n".join(f"  - {problem}" for problem in problems)
             raise AnsibleActionFail(f"No node can run on the machine {host}. Nothing was changed.\n{lines}")
+        seen["warnings"] = [*seen.get("warnings", []), *(f"{host}: {text}" for text in warnings(seen, wanted))]
         return seen

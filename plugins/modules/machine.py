@@ -13,8 +13,8 @@ version_added: 0.1.0
 description:
   - Looks at a machine on which systemd shall run a node, in one execution, and changes nothing.
   - Fails with everything that stands in the way at once. An unsupported distribution or version, no rights, no space, a
-    clock that differs from the controller's, ports that another program has, data of another cluster or of a PostgreSQL
-    that this collection did not make.
+    clock that differs from the controller's, kernel parameters or a watchdog that are not there, ports that another
+    program has, data of another cluster or of a PostgreSQL that this collection did not make.
 author: citus_ha contributors (@citus-ha)
 extends_documentation_fragment:
   - citus_ha.cluster.attributes.info
@@ -63,6 +63,21 @@ options:
     type: str
     choices: [distribution, pgdg]
     default: distribution
+  sysctl:
+    description: Names of kernel parameters that must be there.
+    type: list
+    elements: str
+    default: []
+  watchdog:
+    description: Device that must be there, and be one of the kernel's watchdogs. Empty for none.
+    type: path
+  time_check:
+    description:
+      - What to do with a machine whose kernel says that nothing keeps its clock right. C(warn) prints a warning,
+        C(require) refuses it.
+    type: str
+    choices: ["off", warn, require]
+    default: "off"
   minimum_free:
     description: Bytes that a new machine must have free, for packages and for data each.
     type: int
@@ -99,9 +114,11 @@ owner:
   sample: {cluster_id: 0a1b2c3d4e5f6a7b, cluster_name: citus, node: worker1-1}
 """
 
+import ctypes
 import glob
 import json
 import os
+import stat
 import subprocess
 import time
 from typing import Any
@@ -166,6 +183,33 @@ def data_folders(path: str) -> list[str]:
     return sorted(os.path.dirname(name) for name in found)
 
 
+def missing_sysctl(names: list[str]) -> list[str]:
+    """Those kernel parameters that this kernel does not have."""
+    return [name for name in names if not os.path.exists(os.path.join("/proc/sys", *name.split(".")))]
+
+
+def is_device(path: str) -> bool:
+    """Whether there is a character device."""
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def clock_is_kept() -> bool | None:
+    """Whether something keeps the kernel's clock right, adjtimex(2); None where the kernel does not say.
+
+    Its estimate of the error grows to 16 seconds when nobody corrects it, which is what timedatectl looks at too.
+    """
+    # struct timex: modes (0: change nothing), offset, freq, maxerror, ..., each in the place of a long; some 200 bytes
+    buffer = (ctypes.c_long * 64)()
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(buffer))
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else buffer[3] < 16_000_000
+
+
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Look at everything once; the action plugin judges."""
     params = module.params
@@ -178,6 +222,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "free_bytes": {folder: free_bytes(folder) for folder in (params["path"], "/usr")},
         "owner": owner(params["path"]),
         "data_folders": data_folders(params["path"]),
+        "missing_sysctl": missing_sysctl(params["sysctl"]),
+        "missing_watchdog": params["watchdog"] if params["watchdog"] and not is_device(params["watchdog"]) else "",
+        "clock_is_kept": clock_is_kept(),
         "systemd": os.path.isdir("/run/systemd/system"),
         "taken_ports": []
         if ours
@@ -197,6 +244,9 @@ def main() -> None:
                 "kind": {"type": "str", "choices": ["etcd", "postgres", "pooler"], "required": True},
                 "postgres_version": {"type": "int"},
                 "postgres_repository": {"type": "str", "choices": ["distribution", "pgdg"], "default": "distribution"},
+                "sysctl": {"type": "list", "elements": "str", "default": []},
+                "watchdog": {"type": "path"},
+                "time_check": {"type": "str", "choices": ["off", "warn", "require"], "default": "off"},
                 "minimum_free": {"type": "int", "default": 2147483648},
             },
             supports_check_mode=True,

@@ -11,7 +11,8 @@ module: node_files
 short_description: Write all configuration files of a node at once
 version_added: 0.1.0
 description:
-  - Writes a list of files with owner, group and mode, each atomically, and tells which of them changed.
+  - Writes a list of files with owner, group and mode, each atomically, or removes them, and tells which of them
+    changed.
   - One execution for all files of a node instead of several for each file. The number of module
     executions is what the time of a deployment consists of.
 author: citus_ha contributors (@citus-ha)
@@ -40,10 +41,14 @@ options:
         description: Absolute path on the node.
         type: str
         required: true
-      content:
-        description: The whole content.
+      state:
+        description: Whether the file shall be there.
         type: str
-        required: true
+        choices: [present, absent]
+        default: present
+      content:
+        description: The whole content. Required where the file shall be there.
+        type: str
       mode:
         description: Octal file mode.
         type: str
@@ -193,7 +198,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     for file in params["files"]:
         path = params["root"] + file["path"]
         gid = number(file["group"], grp.getgrnam, "group", missing_ok) if file["group"] else default_gid
-        desired = FileState(file["content"], int(file["mode"], 8), uid, gid)
+        desired = FileState(file["content"], int(file["mode"], 8), uid, gid) if file["state"] == "present" else ABSENT
         before = observe(path)
         if before == desired:
             continue
@@ -201,6 +206,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         differences.append(difference(file["path"], before, desired, file["secret"]))
         if not module.check_mode:
             try:
+                if desired is ABSENT:
+                    os.unlink(path)
+                    continue
                 make_folders(os.path.dirname(path), params["root"], uid, gid)
                 write(path, desired)
             except OSError as error:
@@ -228,11 +236,13 @@ def main() -> None:
                     "required": True,
                     "options": {
                         "path": {"type": "str", "required": True},
-                        "content": {"type": "str", "required": True, "no_log": True},
+                        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+                        "content": {"type": "str", "no_log": True},
                         "mode": {"type": "str", "default": "0640"},
                         "group": {"type": "str"},
                         "secret": {"type": "bool", "default": False},
                     },
+                    "required_if": [("state", "present", ["content"])],
                 },
             },
             supports_check_mode=True,

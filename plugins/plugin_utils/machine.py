@@ -22,6 +22,10 @@ NAMES = {"debian": "Debian", "ubuntu": "Ubuntu"}
 # A disk that is nearly full is refused on a machine that has its node already, too: PostgreSQL would stop.
 LEAST_FREE = 100 * 1024**2
 MAXIMUM_CLOCK_OFFSET = 1.0
+CLOCK_IS_NOT_KEPT = (
+    "its clock is right now, but its kernel says that nothing keeps it so: install and start chrony or "
+    "systemd-timesyncd, or set os_time_check: off where something else does."
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Wanted:
     postgres_version: int | None
     postgres_repository: str
     minimum_free: int
+    time_check: str = "off"
 
 
 def findings(seen: Mapping[str, Any], wanted: Wanted, clock_offset: float) -> list[str]:
@@ -41,9 +46,16 @@ def findings(seen: Mapping[str, Any], wanted: Wanted, clock_offset: float) -> li
         *_distribution(seen, wanted),
         *_space(seen, wanted),
         *_clock(clock_offset),
+        *([CLOCK_IS_NOT_KEPT] if wanted.time_check == "require" and seen["clock_is_kept"] is False else []),
+        *_system(seen),
         *_ports(seen),
         *_data(seen, wanted),
     ]
+
+
+def warnings(seen: Mapping[str, Any], wanted: Wanted) -> list[str]:
+    """What does not stand in the way, and somebody should know."""
+    return [CLOCK_IS_NOT_KEPT] if wanted.time_check == "warn" and seen["clock_is_kept"] is False else []
 
 
 def clock_offset(machine: float, before: float, after: float) -> float:
@@ -96,6 +108,16 @@ def _clock(offset: float) -> Iterable[str]:
         yield (
             f"its clock is {abs(offset):.1f} seconds {'ahead of' if offset > 0 else 'behind'} this controller's. "
             "Certificates and leases need the same time everywhere: install and start chrony or systemd-timesyncd."
+        )
+
+
+def _system(seen: Mapping[str, Any]) -> Iterable[str]:
+    for name in seen["missing_sysctl"]:
+        yield f"os_sysctl sets {name}, which its kernel does not have: correct the name, or take it out."
+    if device := seen["missing_watchdog"]:
+        yield (
+            f"postgres_watchdog is required, and it has no device {device}. Set os_watchdog_module (softdog is in "
+            "every kernel), set postgres_watchdog_device, or set postgres_watchdog: automatic."
         )
 
 

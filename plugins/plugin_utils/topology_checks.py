@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import subnet_remedy, unreachable_remedy
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.system import container_watchdog_remedy, limit_remedy
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import Inventory, Node, has_own_network
 
 # What the roles themselves set for later plays.
@@ -50,6 +51,7 @@ def check(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     yield from _check_ports(inventory, nodes)
     yield from _check_addresses(inventory, nodes)
     yield from _check_parameters(inventory, nodes)
+    yield from _check_system(inventory, nodes)
     yield from _check_patroni(inventory, nodes)
     yield from _check_passwords(inventory, nodes)
     yield from unknown_variables(inventory, nodes)
@@ -197,6 +199,23 @@ def _check_parameters(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterab
             f"Citus {citus} runs on PostgreSQL {', '.join(map(str, supported))} here: choose one of them, "
             "or another citus_version.",
         )
+
+
+def _check_system(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    reported = set()
+    for node in nodes.values():
+        said = {
+            f"service_limits.{name}": (value, limit_remedy(str(name), value))
+            for name, value in (inventory.get(node.name, "service_limits") or {}).items()
+        }
+        if node.manager == "patroni" and not node.system:
+            watchdog = inventory.get(node.name, "postgres_watchdog")
+            said["postgres_watchdog"] = (watchdog, container_watchdog_remedy(watchdog))
+        for variable, (value, remedy) in said.items():
+            # Most often it is everybody's variable: once is enough.
+            if remedy and (variable, str(value)) not in reported:
+                reported.add((variable, str(value)))
+                yield Finding(node.name, variable, value, remedy)
 
 
 # What Patroni raises by itself, with no more than a line in its log: the least of each, in seconds.

@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible.module_utils.common.text.formatters import human_to_bytes
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import literal, subnet_remedy
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.system import demands
 
 # What an inventory host can be. The group decides; a host is exactly one of them.
 KINDS = {
@@ -52,6 +53,8 @@ class Node:
     bytes, 0 without any. ``published`` are the ports that the node takes on its machine: ``address``, ``port`` and
     the ``variable`` that says so. ``proxy_address`` and ``proxy_ip`` are the same for the HAProxy beside a pooler,
     and ``client`` says how clients outside reach both: ``address``, ``pooler``, ``primary`` and ``standby`` (ports).
+    ``system`` is what the node needs of its machine's operating system: the names of kernel parameters (``sysctl``),
+    a device (``watchdog``, empty for none) and ``time_check``; empty in Docker.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Node:
     proxy_address: str | None = None
     proxy_ip: str | None = None
     client: dict[str, Any] | None = None
+    system: dict[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -187,6 +191,8 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         roles = {h: inventory.get(h, "postgres_initial_role") for h in siblings}
         candidates = [h for role in ("primary", "") for h in siblings if roles[h] == role]
         node.initial_primary = group == "standalone" or bool(candidates and candidates[0] == host)
+    if not docker:
+        node.system = demands(lambda variable: inventory.get(host, variable), node.manager)
     if on_bridge:
         node.published = [
             {

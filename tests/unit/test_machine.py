@@ -13,8 +13,14 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.citus_ha.cluster.plugins.filter.files import machine_file, masked_unit
+from ansible_collections.citus_ha.cluster.plugins.modules.machine import clock_is_kept, is_device, missing_sysctl
 from ansible_collections.citus_ha.cluster.plugins.modules.unit import State, health_command, plan
-from ansible_collections.citus_ha.cluster.plugins.plugin_utils.machine import Wanted, clock_offset, findings
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.machine import (
+    Wanted,
+    clock_offset,
+    findings,
+    warnings,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 GIGABYTE = 1024**3
@@ -25,6 +31,9 @@ GOOD: dict[str, Any] = {
     "owner": {},
     "data_folders": [],
     "taken_ports": [],
+    "missing_sysctl": [],
+    "missing_watchdog": "",
+    "clock_is_kept": True,
 }
 OURS = {"cluster_id": "0a1b", "cluster_name": "citus", "node": "worker1-1"}
 
@@ -76,6 +85,9 @@ def test_a_good_machine_is_taken(seen: dict[str, Any], wanted: dict[str, Any]) -
         ({"owner": OURS, "free_bytes": {"/usr": 5}}, {}, "its disk is full: 0 MB are free"),
         ({"owner": {"cluster_id": "ffff"}}, {}, "another cluster: unknown with the cluster_id ffff"),
         ({"data_folders": ["/var/lib/postgresql/15/main"]}, {}, "did not make: /var/lib/postgresql/15/main"),
+        ({"missing_sysctl": ["vm.swapiness"]}, {}, "os_sysctl sets vm.swapiness, which its kernel does not have"),
+        ({"missing_watchdog": "/dev/watchdog"}, {}, "it has no device /dev/watchdog. Set os_watchdog_module"),
+        ({"clock_is_kept": False}, {"time_check": "require"}, "nothing keeps it so: install and start chrony"),
         (
             {"taken_ports": [{"address": "192.0.2.1", "port": 5432, "variable": "postgres_port"}]},
             {},
@@ -114,6 +126,29 @@ def test_only_what_the_duration_of_the_question_cannot_explain_is_an_offset(mach
 @pytest.mark.parametrize(("offset", "refused"), [(0.9, False), (-0.9, False), (1.1, True), (-1.1, True)])
 def test_more_than_a_second_is_refused(offset: float, refused: bool) -> None:
     assert bool(judged(offset=offset)) == refused
+
+
+@pytest.mark.parametrize(
+    ("kept", "time_check", "warned"),
+    [
+        (False, "warn", True),
+        (False, "off", False),
+        (False, "require", False),
+        (True, "warn", False),
+        (None, "warn", False),
+    ],
+)
+def test_a_clock_that_nobody_keeps_is_a_warning(kept: bool | None, time_check: str, warned: bool) -> None:
+    seen = {**GOOD, "clock_is_kept": kept}
+    wanted = Wanted("0a1b", "postgres", 17, "distribution", 2 * GIGABYTE, time_check)
+    assert bool(warnings(seen, wanted)) == warned
+    assert findings(seen, wanted, 0) == [] or time_check == "require"
+
+
+def test_the_kernel_is_asked_without_changing_anything() -> None:
+    assert clock_is_kept() in (True, False, None)
+    assert missing_sysctl(["kernel.ostype", "kernel.nonsense"]) == ["kernel.nonsense"]
+    assert is_device("/dev/null") and not is_device("/etc/passwd") and not is_device("/nowhere")
 
 
 RUNNING = State(exists=True, active=True, enabled=True, stale=False)

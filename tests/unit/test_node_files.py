@@ -9,6 +9,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ansible_collections.citus_ha.cluster.plugins.modules import node_files
@@ -40,3 +42,24 @@ def test_a_file_where_a_folder_should_be_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Not a directory"):
         node_files.make_folders(str(tmp_path / "taken/etc"), str(tmp_path), os.geteuid(), os.getegid())
     assert (tmp_path / "taken").read_text(encoding="utf-8") == "mine"
+
+
+def written(check_mode: bool = False, **file: Any) -> dict[str, Any]:
+    """What the module returns for one file."""
+    defaults = {"state": "present", "content": None, "mode": "0640", "group": None, "secret": False}
+    params = {"root": "", "owner": None, "group": None, "files": [{**defaults, **file}]}
+    return node_files.work(SimpleNamespace(params=params, check_mode=check_mode))  # type: ignore[arg-type]
+
+
+def test_a_file_goes_away_again(tmp_path: Path) -> None:
+    path = tmp_path / "etc/90-here.conf"
+    assert not written(path=str(path), state="absent")["changed"]
+    assert not path.parent.exists(), "nothing is made for a file that shall not be there"
+    assert written(path=str(path), content="vm.swappiness = 1\n")["changed"]
+    predicted = written(path=str(path), state="absent", check_mode=True)
+    assert path.exists()
+    removed = written(path=str(path), state="absent")
+    assert not path.exists()
+    assert removed == predicted
+    assert removed["changed_files"] == [str(path)] and "-vm.swappiness = 1" in removed["diff"][0]["prepared"]
+    assert not written(path=str(path), state="absent")["changed"]

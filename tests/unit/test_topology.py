@@ -316,3 +316,44 @@ def test_groups_of_somebody_else_do_not_decide_who_belongs_together() -> None:
         "worker2-1": "worker2",
         "worker2-2": "worker2",
     }
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "words"),
+    [
+        ({"service_limits": {"nofiles": 1}}, ["service_limits.nofiles is 1", "no such limit: use one of core"]),
+        ({"service_limits": {"nofile": "many"}}, ["service_limits.nofile is 'many'", "whole number"]),
+        ({"service_limits": {"memlock": True}}, ["service_limits.memlock is True", "whole number"]),
+        ({"postgres_watchdog": "required"}, ["postgres_watchdog is 'required'", "a container has no watchdog"]),
+    ],
+)
+def test_what_the_system_cannot_do_is_refused_once(everywhere: dict[str, Any], words: list[str]) -> None:
+    found = build(inventory(everywhere=everywhere))[1]
+    assert len(found) == 1
+    assert all(word in str(found[0]) for word in words)
+
+
+def test_limits_and_a_watchdog_that_may_be_missing_are_fine_in_docker() -> None:
+    everywhere = {"service_limits": {"nofile": 200000, "memlock": -1}, "postgres_watchdog": "automatic"}
+    topology, found = build(inventory(everywhere=everywhere))
+    assert found == []
+    assert {str(node["system"]) for node in topology["nodes"].values()} == {"{}"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "watchdog"),
+    [
+        ({}, ""),
+        ({"postgres_watchdog": False}, ""),
+        ({"postgres_watchdog": "automatic"}, ""),
+        ({"postgres_watchdog": "required"}, "/dev/watchdog"),
+        ({"postgres_watchdog": "required", "os_watchdog_module": "softdog"}, ""),
+        ({"postgres_watchdog": "required", "postgres_watchdog_device": "/dev/watchdog1"}, "/dev/watchdog1"),
+    ],
+)
+def test_a_machine_must_have_the_watchdog_that_is_required(variables: dict[str, Any], watchdog: str) -> None:
+    nodes = build(inventory(everywhere={"service_manager": "systemd", "os_sysctl": {"vm.swappiness": 1}, **variables}))[
+        0
+    ]["nodes"]
+    assert nodes["worker1-1"]["system"] == {"sysctl": ["vm.swappiness"], "watchdog": watchdog, "time_check": "warn"}
+    assert nodes["etcd-1"]["system"]["watchdog"] == nodes["postgres-1"]["system"]["watchdog"] == ""
