@@ -8,17 +8,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 import yaml
 from cluster import eventually
+from vm import Machines, switched_on
 
-from playbooks import REPOSITORY, Run, citus_sources, run_playbook
+from playbooks import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -37,26 +36,15 @@ ADDRESSES = {
 OLD = {"old-1": {"ansible_host": "10.202.0.71", "machines_suite": "bookworm"}}
 
 
-class Machines:
-    """The machines, the inventory that names them, and what a person with a console does to them."""
+class ExampleMachines(Machines):
+    """Those of inventories/vm that have an address here."""
 
     def __init__(self, folder: Path) -> None:
-        self.inventory = folder / "inventory"
+        super().__init__(folder, NAME)
         template = REPOSITORY / "inventories/vm"
         shutil.copytree(template, self.inventory, ignore=shutil.ignore_patterns(".secrets"))
-        variables = yaml.safe_load((template / "group_vars/all.yml").read_text()) | {
-            "cluster_name": NAME,
-            "machines_path": str(folder / "machines"),
-            "machines_subnet": SUBNET,
-            "ansible_ssh_private_key_file": "{{ machines_path }}/key",
-            "ansible_ssh_common_args": (
-                "-o UserKnownHostsFile={{ machines_path }}/known_hosts -o StrictHostKeyChecking=accept-new"
-            ),
-            "postgres_memory": "512m",
-            "citus_package_source": citus_sources()[0],
-            "citus_allow_standin": True,
-            "citus_standin_path": str(REPOSITORY / "tests/standin"),
-        }
+        variables = yaml.safe_load((template / "group_vars/all.yml").read_text()) | self.variables
+        variables["machines_subnet"] = SUBNET
         (self.inventory / "group_vars/all.yml").write_text(yaml.safe_dump(variables))
         self.groups = self.kept(yaml.safe_load((template / "hosts.yml").read_text()))
         self.save()
@@ -78,69 +66,30 @@ class Machines:
         groups["standalone"]["hosts"] |= more_standalone
         (self.inventory / "hosts.yml").write_text(yaml.safe_dump(groups, sort_keys=False))
 
-    def play(self, name: str, *arguments: str, timeout: float = 1500) -> Run:
-        """Run a playbook."""
-        return run_playbook(name, self.inventory, *arguments, timeout=timeout)
-
-    def console(self, machine: str, command: str, check: bool = True) -> str:
-        """Standard output of a shell command as root on the machine."""
-        ran = subprocess.run(
-            ["docker", "exec", f"{NAME}.{machine}", "sh", "-c", command],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert ran.returncode == 0 or not check, f"{command} on {machine}: {ran.stderr}"
-        return ran.stdout.strip()
-
-    def power(self, verb: str, *machines: str) -> None:
-        """``stop``, ``start`` or ``restart`` machines."""
-        subprocess.run(
-            ["docker", verb, *(f"{NAME}.{machine}" for machine in machines)],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-
-    def query(self, statement: str) -> list[tuple[Any, ...]]:
-        """Rows of a statement of the application role, through the pooler."""
-        connection = psycopg2.connect((self.inventory / ".secrets/app.dsn").read_text().strip(), connect_timeout=5)
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-                return cursor.fetchall()
-        finally:
-            connection.close()
-
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExampleMachines]:
     """Fresh machines, with nothing on them."""
-    made = Machines(tmp_path_factory.mktemp("vm"))
+    made = ExampleMachines(tmp_path_factory.mktemp("vm"))
     made.save(**OLD)
-    playbooks = "../tests/machines"
-    made.play(f"{playbooks}/destroy").succeeded()
-    try:
-        made.play(f"{playbooks}/create").succeeded()
+    with switched_on(made):
         made.save()
         yield made
-    finally:
-        made.save(**OLD)
-        made.play(f"{playbooks}/destroy").succeeded()
 
 
 @pytest.fixture(scope="module")
-def cluster(machines: Machines) -> Machines:
+def cluster(machines: ExampleMachines) -> ExampleMachines:
     """The machines with the cluster on them."""
     machines.play("site").succeeded()
     return machines
 
 
 @pytest.mark.timeout(1200)
-def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines: Machines) -> None:
+def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines: ExampleMachines) -> None:
     machines.console("etcd-1", "mkdir /var/lib/citus_ha && mount -t tmpfs -o size=50m tmpfs /var/lib/citus_ha")
     machines.console("coordinator-1", "nohup python3 -m http.server 5432 >/dev/null 2>&1 & sleep 1")
+    machines.console("pgbouncer-1", "nohup python3 -m http.server -b 127.0.0.1 8404 >/dev/null 2>&1 & sleep 1")
+    machines.console("pgbouncer-1", "cp /etc/os-release /etc/kept; sed -i s/^ID=.*/ID=fedora/ /etc/os-release")
     clock = "/usr/lib/python3/dist-packages/sitecustomize.py"
     machines.console("coordinator-2", f"echo 'import time; now = time.time; time.time = lambda: now() + 60' > {clock}")
     data = "/var/lib/postgresql/15/main"
@@ -148,12 +97,20 @@ def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines:
     machines.console("worker1-2", "mv /etc/sudoers.d/admin /etc/admin")
     machines.power("stop", "postgres-1")
     machines.save(**OLD)
-    run = machines.play("site")
+    system = {"os_sysctl": {"vm.swapiness": 1}, "postgres_watchdog": "required", "os_time_check": "off"}
+    run = machines.play("site", "-e", json.dumps(system))
     output = " ".join(run.output.split())
     try:
         assert run.code != 0
         assert re.search(r"its disk is full: \d+ MB are free for /var/lib/citus_ha, and 2048 MB are needed", output)
-        assert f"another program listens on port 5432 ({ADDRESSES['coordinator-1']})" in output
+        assert (
+            f"another program listens on port 5432 ({ADDRESSES['coordinator-1']}, 127.0.0.1), which postgres_port"
+            in output
+        )
+        assert "another program listens on port 8404 (127.0.0.1), which haproxy_stats_port wants" in output
+        assert "it runs fedora 13. Supported are Debian 13, Debian 12, Ubuntu 24.04, Ubuntu 22.04" in output
+        assert "os_sysctl sets vm.swapiness, which its kernel does not have" in output
+        assert "postgres_watchdog is required, and it has no device /dev/watchdog" in output
         assert re.search(r"its clock is [45]\d\.\d seconds ahead of this controller's", output)
         assert f"PostgreSQL data that this collection did not make: {data}" in output
         assert "worker1-2: the user admin cannot become root there" in output
@@ -170,7 +127,8 @@ def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines:
         machines.console("coordinator-2", f"rm {clock}")
         machines.console("worker1-1", "rm -r /var/lib/postgresql")
         machines.console("worker1-2", "mv /etc/admin /etc/sudoers.d/admin")
-        machines.power("restart", "coordinator-1")
+        machines.console("pgbouncer-1", "cat /etc/kept > /etc/os-release; rm /etc/kept")
+        machines.power("restart", "coordinator-1", "pgbouncer-1")
 
 
 @pytest.mark.timeout(1500)
@@ -220,6 +178,47 @@ def test_limit_and_tags_leave_the_cluster_healthy(cluster: Machines) -> None:
         "33"
     )
     cluster.play("site").succeeded()
+
+
+def test_what_changes_goes_through_in_batches_and_ends_at_the_first_failure(cluster: Machines) -> None:
+    settings = "/etc/citus_ha/postgres/patroni.yml"
+    hba = '{"postgres_hba": ["hostssl all all 203.0.113.7/32 reject"], "batch": 1}'
+    # A machine that cannot take the change: its configuration's folder is read-only.
+    cluster.console("coordinator-2", "mount --bind -o ro /etc/citus_ha /etc/citus_ha")
+    try:
+        assert cluster.play("site", "--tags", "postgres", "-e", hba).code != 0
+        changed = {name for name in ADDRESSES if "203.0.113.7" in cluster.console(name, f"cat {settings}", check=False)}
+        assert changed == {"coordinator-1"}
+    finally:
+        cluster.console("coordinator-2", "umount /etc/citus_ha")
+    cluster.play("site", "--tags", "postgres", "-e", hba).succeeded()
+    assert "203.0.113.7" in cluster.console("worker1-2", f"cat {settings}")
+    cluster.play("verify").succeeded()
+    cluster.play("site", "-e", "batch=1").succeeded()
+    assert cluster.play("site").succeeded().changed == {}
+
+
+def test_the_operating_system_is_as_the_inventory_asks_and_as_it_was_when_it_does_not(cluster: Machines) -> None:
+    """With a kernel parameter that these machines have for themselves, and a device that is no watchdog."""
+    parameter, machine = "net.ipv4.tcp_keepalive_probes", "worker1-2"
+    # In a container the kernel's parameters are read-only by themselves
+    cluster.console(machine, "mount -o remount,rw /proc/sys && mknod /dev/watchdog c 1 3")
+    system = {"os_sysctl": {parameter: 4}, "service_limits": {"nofile": 70000}, "postgres_watchdog": "automatic"}
+    arguments = ("site", "--limit", machine, "-e", json.dumps(system))
+    assert cluster.play(*arguments, "--check").succeeded().changed
+    before = cluster.console(machine, "cat /proc/sys/net/ipv4/tcp_keepalive_probes")
+    assert before != "4"
+    cluster.play(*arguments).succeeded()
+    assert cluster.play(*arguments).succeeded().changed == {}
+    assert cluster.console(machine, "cat /proc/sys/net/ipv4/tcp_keepalive_probes") == "4"
+    assert f"{parameter} = 4" in cluster.console(machine, "cat /etc/sysctl.d/90-citus_ha.conf")
+    assert cluster.console(machine, "systemctl show --property LimitNOFILE --value citus_ha") == "70000"
+    assert cluster.console(machine, "stat --format %U /dev/watchdog") == "postgres"
+    cluster.play("verify").succeeded()
+    cluster.play("site").succeeded()
+    assert cluster.console(machine, "ls /etc/sysctl.d/90-citus_ha.conf", check=False) == ""
+    assert cluster.console(machine, "systemctl show --property LimitNOFILE --value citus_ha") == "65536"
+    assert cluster.play("site").succeeded().changed == {}
 
 
 def test_a_broken_standby_is_built_anew(cluster: Machines) -> None:

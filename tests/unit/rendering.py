@@ -32,9 +32,11 @@ DUMP = """
       health: "{{ service_health }}"
       reload_signal: "{{ service_reload_signal | default('') }}"
       stop_signal: "{{ service_stop_signal | default('') }}"
+      unit: "{{ lookup('ansible.builtin.template', unit_template) if service_manager == 'systemd' else '' }}"
       certificate_names: "{{ certificate_names }}"
       uri: "{{ __pgbouncer_uri if is_pooler else '' }}"
       pgpass: "{{ lookup('ansible.builtin.template', 'pgpass.j2') if is_pooler else '' }}"
+    __service_path: /usr/bin
     is_pooler: "{{ service_command[0] == 'pgbouncer' }}"
 
 - name: Nothing after it can work here
@@ -76,6 +78,7 @@ def render(folder: Path, inventory: Path, dump: Path) -> Rendered:
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
             *("-i", str(inventory), "--forks", "4"),
+            *("-e", f"unit_template={ROOT}/roles/service/templates/unit.service.j2"),
             str(ROOT / "tests/unit/runtimes/render.yml"),
         ],
         check=False,

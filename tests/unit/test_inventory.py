@@ -124,6 +124,22 @@ def test_patroni_is_told_addresses_with_ports(rendered: Rendered) -> None:
     assert named["postgresql"]["listen"] == "2001:db8::51,127.0.0.1:6432"
 
 
+def test_a_unit_has_the_watchdog_and_the_limits_and_keeps_its_hardening(rendered: Rendered) -> None:
+    with_one, without = (rendered[name]["unit"].splitlines() for name in ("head-1.example.com", "north-1.example.com"))
+    assert {
+        "ExecStartPre=+-/bin/chown postgres /dev/watchdog",
+        "DeviceAllow=/dev/watchdog rw",
+        "DevicePolicy=closed",
+    } <= set(with_one)
+    assert "PrivateDevices=true" not in with_one
+    assert "PrivateDevices=true" in without and not [line for line in without if "watchdog" in line]
+    for unit in (with_one, without):
+        assert {"LimitNOFILE=65536", "LimitMEMLOCK=infinity", "NoNewPrivileges=true"} <= set(unit)
+    for name, mode in (("head-1.example.com", "required"), ("north-1.example.com", "off")):
+        settings = yaml.safe_load(content(rendered[name], "/etc/citus_ha/postgres/patroni.yml"))
+        assert settings["watchdog"] == {"mode": mode, "device": "/dev/watchdog"}
+
+
 def test_the_poolers_are_told_addresses_with_ports(rendered: Rendered) -> None:
     proxy = content(rendered["door-1.example.com-haproxy"], "/etc/citus_ha/haproxy/haproxy.cfg")
     assert "    bind [2001:db8::61]:7000\n    bind 127.0.0.1:7000\n" in proxy
