@@ -157,7 +157,8 @@ def _check_addresses(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterabl
                 node.name,
                 "service_ip",
                 node.ip,
-                f"{other.name} has the same address: set service_ip for one of the two.",
+                f"{other.name} has the same address: set service_ip for one of the two."
+                + (" A machine that systemd runs carries one node." if node.system else ""),
             )
         remedy = None if node.own_network else unreachable_remedy(node.ip, alone=alone)
         if remedy:
