@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def played(*steps: tuple[str, dict[str, object]]) -> list[str]:
+def played(*steps: tuple[str, dict[str, Any]]) -> list[str]:
     """What each step printed: the role with variables, in the same namespaces one after the other."""
     playbook = f"{Path(sys.executable).with_name('ansible-playbook')} -i localhost, {ROOT}/tests/unit/runtimes/os.yml"
     script = [OWN]
