@@ -296,6 +296,8 @@ class Api(http.server.BaseHTTPRequestHandler):
             self._answer(200, body)
 
     def do_POST(self) -> None:
+        # As Patroni does, to the end: who answers earlier may break the pipe that the client still writes to.
+        self.rfile.read(int(self.headers["Content-Length"]))
         self._answer(503, "restart failed")
 
     def _answer(self, status: int, text: str) -> None:
