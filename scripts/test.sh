@@ -5,9 +5,16 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 failed=()
-for suite in unit integration e2e; do
-    .venv/bin/pytest "$@" "tests/$suite" || failed+=("$suite")
-done
+run() {
+    local name=$1
+    shift
+    .venv/bin/pytest "$@" || failed+=("$name")
+}
+run unit "$@" tests/unit
+run integration "$@" tests/integration
+# One process for these two: they share a cluster, which the last test of the second removes.
+run "security and e2e" "$@" tests/security tests/e2e/test_cluster.py
+run e2e "$@" --ignore=tests/e2e/test_cluster.py tests/e2e
 if ((${#failed[@]} > 0)); then
     printf 'test: failed: %s\n' "${failed[*]}" >&2
     exit 1

@@ -1,15 +1,36 @@
 # Copyright (c) 2026 citus_ha contributors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
 # SPDX-License-Identifier: MIT
-"""Makes ``ansible_collections.citus_ha.cluster`` importable from the checkout."""
+"""Makes ``ansible_collections.citus_ha.cluster`` importable from the checkout; has the cluster that suites share."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from cluster import Cluster
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COLLECTIONS = REPOSITORY / ".collections"
 
 if str(COLLECTIONS) not in sys.path:
     sys.path.insert(0, str(COLLECTIONS))
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster of the default Docker inventory; tests/security and tests/e2e/test_cluster.py share it.
+
+    How it was made is kept in ``demo.made``: everything that Ansible says, in which no secret may be.
+    """
+    # Not above: the suites that run modules in pytest's process want nothing of this.
+    from cluster import cluster
+
+    with cluster(tmp_path_factory.mktemp("inventory") / "e2e") as made:
+        made.made = made.play("site", "-vvv", "--diff", timeout=1800).succeeded()
+        yield made

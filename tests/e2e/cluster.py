@@ -53,6 +53,8 @@ class Cluster:
         self.inventory = folder
         self.source = source
         self.docker = docker.from_env()
+        #: The run that made it, where somebody keeps it.
+        self.made: Run | None = None
         groups = yaml.safe_load((origin / "hosts.yml").read_text(encoding="utf-8"))
         shutil.copytree(origin / "group_vars", folder / "group_vars")
         everywhere = folder / "group_vars/all.yml"

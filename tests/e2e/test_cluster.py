@@ -1,31 +1,22 @@
 # Copyright (c) 2026 citus_ha contributors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
 # SPDX-License-Identifier: MIT
-"""A whole cluster, from an empty engine to its removal. The tests build on each other, in this order."""
+"""A whole cluster, from an empty engine (``demo``, tests/conftest.py) to its removal. The tests build on each other."""
 
 from __future__ import annotations
 
 import resource
 import threading
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import psycopg2
 import pytest
-from cluster import PREFIX, Cluster, cluster, eventually
+from cluster import PREFIX, Cluster, eventually
 
 EVENTS = [("login", 3, 3), ("logout", 1, 1), ("purchase", 2, 2)]
 ASK = "SELECT event_type, count(*), count(DISTINCT user_id) FROM events GROUP BY 1 ORDER BY 1"
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster of this module."""
-    with cluster(tmp_path_factory.mktemp("inventory") / "e2e") as made:
-        made.play("site", timeout=1800).succeeded()
-        yield made
 
 
 def healthy(demo: Cluster) -> bool:

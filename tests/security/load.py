@@ -1,0 +1,86 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""Clients that are connected and work while something happens to the cluster."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psycopg2
+from cluster import Cluster, eventually
+
+
+@dataclass
+class Load:
+    """What the clients have seen."""
+
+    done: int = 0
+    longest: float = 0.0
+    errors: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.done} transactions, {len(self.errors)} errors, longest {self.longest:.2f} s"
+
+
+@contextmanager
+def load(demo: Cluster, clients: int = 8) -> Iterator[Load]:
+    """So many sessions through PgBouncer that were opened before the block and last until its end.
+
+    Each writes and reads in one transaction of several statements, on shards of both worker groups. They are more than
+    there is need for, so that PgBouncer opens sessions with the servers as it goes.
+    """
+    seen = Load()
+    stop = threading.Event()
+    lock = threading.Lock()
+    demo.query("CREATE TABLE IF NOT EXISTS rotation (key bigint PRIMARY KEY, value int)")
+    if demo.query("SELECT count(*) FROM pg_dist_partition WHERE logicalrelid = 'rotation'::regclass") == [(0,)]:
+        demo.query("SELECT create_distributed_table('rotation', 'key')", port=25000)
+
+    def work(number: int, connection: psycopg2.extensions.connection) -> None:
+        key = number * 10**9
+        while not stop.is_set():
+            key += 1
+            begun = time.monotonic()
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute("BEGIN")
+                    cursor.execute("INSERT INTO rotation VALUES (%s, %s)", (key, number))
+                    cursor.execute("INSERT INTO rotation VALUES (%s, %s)", (key + 5 * 10**8, number))
+                    cursor.execute("SELECT value FROM rotation WHERE key = %s", (key,))
+                    assert cursor.fetchone() == (number,)
+                    cursor.execute("COMMIT")
+            except psycopg2.Error as error:
+                with lock:
+                    seen.errors.append(f"{time.strftime('%T')} {' '.join(str(error).split())}")
+                return
+            with lock:
+                seen.done += 1
+                seen.longest = max(seen.longest, time.monotonic() - begun)
+            time.sleep(0.01)
+
+    offset = time.time_ns() // 10**9 % 10**6 * 1000
+    connections = [demo.connect() for _client in range(clients)]
+    workers = [
+        threading.Thread(target=work, args=(offset + number, connection))
+        for number, connection in enumerate(connections, 1)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        eventually(lambda: seen.done > clients * 3)
+        before = seen.done
+        yield seen
+        # They all go on afterwards.
+        before = seen.done
+        eventually(lambda: seen.errors or seen.done > before + clients * 5)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+        for connection in connections:
+            connection.close()

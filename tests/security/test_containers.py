@@ -1,0 +1,160 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""What Docker and PostgreSQL say about how the processes run: how little an attacker who is inside finds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from cluster import PREFIX, Cluster
+
+SERVERS = ("coordinator-1", "worker1-1", "worker2-2", "postgres-1")
+
+
+@pytest.fixture(scope="module")
+def containers(demo: Cluster) -> dict[str, Any]:
+    """Every container's description."""
+    found = {container.name: container.attrs for container in demo.containers()}
+    assert len(found) >= 12
+    return found
+
+
+@pytest.mark.parametrize(
+    ("aspect", "expected"),
+    [
+        ("ReadonlyRootfs", True),
+        ("Privileged", False),
+        ("CapDrop", ["ALL"]),
+        ("CapAdd", None),
+        ("SecurityOpt", ["no-new-privileges:true"]),
+        ("PidsLimit", 1024),
+        ("Devices", []),
+        ("PidMode", ""),
+        ("UsernsMode", ""),
+    ],
+)
+def test_docker_confines_every_container(containers: dict[str, Any], aspect: str, expected: object) -> None:
+    # Docker says null for a list that was not given
+    wanted = [expected, None] if not expected else [expected]
+    assert {
+        name: attrs["HostConfig"][aspect]
+        for name, attrs in containers.items()
+        if attrs["HostConfig"][aspect] not in wanted
+    } == {}
+
+
+def test_nobody_is_root(demo: Cluster, containers: dict[str, Any]) -> None:
+    for name, attrs in containers.items():
+        assert attrs["Config"]["User"] not in ("", "0", "root", "0:0"), name
+        status = demo.inside(name.removeprefix(PREFIX), "cat", "/proc/1/status")
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert "0" not in fields["Uid"].split() + fields["Gid"].split(), name
+        assert {fields[kind].strip("0") for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {""}, name
+        assert fields["NoNewPrivs"].strip() == "1", name
+
+
+def test_nothing_of_the_machine_is_mounted_but_the_nodes_own(containers: dict[str, Any]) -> None:
+    for name, attrs in containers.items():
+        for mount in attrs["Mounts"]:
+            if mount["Type"] == "bind":
+                assert mount["Source"] == f"/var/lib/citus_ha/citus_ha_test/{name}/etc/citus_ha", mount
+                assert mount["RW"] is False
+            else:
+                assert mount["Type"] == "volume" and mount["Name"].startswith("citus_ha.citus_ha_test."), mount
+
+
+def test_every_container_is_watched_and_restarted(containers: dict[str, Any]) -> None:
+    for name, attrs in containers.items():
+        assert attrs["State"]["Health"]["Status"] == "healthy", name
+        assert attrs["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped", name
+    for node in ("coordinator-1", "worker1-1", "postgres-1"):
+        assert containers[PREFIX + node]["HostConfig"]["Memory"] == 512 * 1024**2
+
+
+def test_the_root_file_system_cannot_be_written(demo: Cluster, containers: dict[str, Any]) -> None:
+    for name in containers:
+        written = demo.docker.containers.get(name).exec_run(["touch", "/usr/attack", "/etc/citus_ha/attack"])
+        assert written.output.count(b"Read-only file system") == 2, written.output
+        # Nor can what is in memory be executed.
+        script = 'cp /bin/true /tmp/attack && /tmp/attack; code=$?; rm -f /tmp/attack; exit "$code"'
+        assert demo.docker.containers.get(name).exec_run(["sh", "-c", script]).exit_code == 126
+
+
+@pytest.mark.parametrize("node", SERVERS)
+def test_settings_of_the_cis_benchmark(demo: Cluster, node: str) -> None:
+    expected = {
+        "password_encryption": "scram-sha-256",
+        "ssl": "on",
+        "ssl_min_protocol_version": "TLSv1.2",
+        "ssl_ciphers": "ECDHE+AESGCM:ECDHE+CHACHA20",
+        "data_checksums": "on",
+        "data_directory_mode": "0700",
+        "log_connections": "on",
+        "log_disconnections": "on",
+        "log_lock_waits": "on",
+        "log_statement": "ddl",
+        "log_hostname": "off",
+        "debug_print_parse": "off",
+        "debug_print_plan": "off",
+    }
+    rows = demo.psql(node, "SELECT name, setting FROM pg_settings", "postgres")
+    settings = dict(row.split("|", 1) for row in rows.splitlines() if "|" in row)
+    assert {name: settings[name] for name in expected} == expected
+    for piece in ("%m", "%p", "%u", "%d", "%a", "%h"):
+        assert piece in settings["log_line_prefix"]
+
+
+@pytest.mark.parametrize("node", SERVERS)
+def test_rules_let_in_whom_they_must(demo: Cluster, node: str) -> None:
+    """What PostgreSQL has loaded, not what is in the file."""
+    rows = [
+        line.split("|")
+        for line in demo.psql(
+            node,
+            "SELECT type, coalesce(address, ''), coalesce(netmask, ''), auth_method, coalesce(error, '')"
+            " FROM pg_hba_file_rules",
+            "postgres",
+        ).splitlines()
+    ]
+    assert len(rows) >= 5
+    for kind, address, netmask, method, error in rows:
+        assert not error
+        if kind == "local":
+            assert method == "peer"
+            continue
+        assert kind == "hostssl" and method in ("cert", "scram-sha-256", "reject")
+        if method != "reject":
+            assert (netmask, address) != ("0.0.0.0", "0.0.0.0") and address != "all"
+            assert netmask == "255.255.255.255", (address, netmask)
+
+
+def test_superusers_and_replication(demo: Cluster) -> None:
+    for group in ("coordinator", "worker1", "postgres"):
+        asked = (
+            "SELECT rolname, rolsuper, rolreplication, rolpassword IS NULL FROM pg_authid WHERE rolcanlogin ORDER BY 1"
+        )
+        rows = {
+            line.split("|")[0]: line.split("|")[1:]
+            for line in demo.psql(demo.leader(group), asked, "postgres").splitlines()
+        }
+        assert [role for role, (superuser, _r, _p) in rows.items() if superuser == "t"] == ["postgres"]
+        assert rows["app"] == ["f", "f", "f"]
+        # Who comes with a certificate has no password that could be guessed.
+        assert {role for role, (_s, _r, without) in rows.items() if without == "t"} >= {"postgres"}
+        if "replicator" in rows:
+            assert rows["replicator"] == ["f", "t", "t"]
+
+
+def test_the_image_says_what_is_in_it(demo: Cluster, containers: dict[str, Any]) -> None:
+    labels = containers[f"{PREFIX}coordinator-1"]["Config"]["Labels"]
+    assert labels["io.citus_ha.postgresql_version"] == "17"
+    assert labels["io.citus_ha.citus_package"].startswith("postgresql-17-citus-")
+    listed = json.loads(demo.inside("coordinator-1", "cat", "/usr/share/citus_ha/sbom.cdx.json"))
+    versions = {component["name"]: component["version"] for component in listed["components"]}
+    for package in ("postgresql-17", "patroni", "etcd-server", "pgbouncer", "haproxy", "libssl3t64"):
+        assert versions[package] == demo.inside(
+            "coordinator-1", "dpkg-query", "--show", "--showformat=${Version}", package
+        )

@@ -1,0 +1,74 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""The same attempts on a cluster without protection get in: the tests are worth something."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from attackers import LOOT, Attacker, attacker
+from cluster import PREFIX, Cluster
+from test_attacks import CA, SILENT, UNSAFE, pair, server, unsafe
+
+WEAKER = {
+    # PostgreSQL: anybody, from anywhere, as anybody, without TLS
+    "postgres_hba": ["host all all 0.0.0.0/0 trust"],
+    "postgres_parameters": {"ssl_min_protocol_version": "TLSv1", "ssl_ciphers": "ALL:@SECLEVEL=0"},
+    "pgbouncer_parameters": {"client_tls_sslmode": "allow", "admin_users": "app"},
+    "postgres_patroni_allowlist": ["0.0.0.0/0"],
+    "cluster_roles": [{"name": "app", "flags": ["SUPERUSER"]}],
+}  # fmt: skip
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def weakened(demo: Cluster) -> Iterator[Cluster]:
+    """The cluster without its protection, which it has again afterwards."""
+    demo.play("site", "-e", json.dumps(WEAKER)).succeeded()
+    try:
+        yield demo
+    finally:
+        flags = json.dumps({"cluster_roles": [{"name": "app", "flags": ["NOSUPERUSER"]}]})
+        demo.play("site", "-e", flags).succeeded()
+        assert demo.play("site").succeeded().changed == {}
+
+
+@pytest.fixture(scope="module")
+def inside(weakened: Cluster) -> Iterator[Attacker]:
+    """A container on the cluster's network."""
+    with attacker(weakened, "attacker-inside", f"citus_ha.{weakened.variables['cluster_name']}") as made:
+        yield made
+
+
+def test_postgresql_lets_anybody_in(inside: Attacker) -> None:
+    for how in (f"user=app {CA} {SILENT}", "user=postgres sslmode=disable", f"user=postgres {CA} {pair('stolen')}"):
+        outcome = inside.sql(f"{server('worker1-1')} {how}", password="wrong")
+        assert outcome.code == 0, outcome.output
+
+
+def test_old_tls_is_spoken(inside: Attacker) -> None:
+    address = f"{PREFIX}coordinator-1:5432"
+    outcome = inside.tls(address, "-starttls", "postgres", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0")
+    assert outcome.code == 0, outcome.output
+
+
+def test_pgbouncer_takes_plaintext_and_shows_its_console(weakened: Cluster, inside: Attacker) -> None:
+    password = (weakened.inventory / ".secrets/passwords/app").read_text().strip()
+    where = f"host={PREFIX}pgbouncer-1 port=6432"
+    assert inside.sql(f"{where} dbname=app user=app sslmode=disable", password=password).code == 0
+    console = f"{where} dbname=pgbouncer user=app {CA} {SILENT}"
+    assert inside.sql(console, "SHOW CONFIG", password).code == 0
+
+
+def test_patroni_takes_a_stolen_certificate(inside: Attacker) -> None:
+    method, path = UNSAFE[1]
+    stolen = ("--cert", f"{LOOT}/stolen.crt", "--key", f"{LOOT}/stolen.key")
+    assert not inside.run(*unsafe(method, path, *stolen)).output.endswith(" 403")
+
+
+def test_the_application_role_reads_hashes(weakened: Cluster) -> None:
+    assert weakened.query("SELECT rolname FROM pg_authid WHERE rolname = 'postgres'", port=25000) == [("postgres",)]
