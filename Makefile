@@ -36,13 +36,17 @@ demo: setup ## Bring up the default Docker inventory, run the example, print whe
 	@$(call playbook,connection_info)
 
 ##@ Cluster (INVENTORY=...)
-.PHONY: site image example status verify psql dsn logs dump rebalance reinit switchover balance restart pause resume failover
+.PHONY: site image sbom example status verify psql dsn logs dump rebalance reinit switchover balance restart pause resume failover rotate
 .PHONY: down up destroy
 site: venv ## Make the cluster what the inventory says; may be run again at any time
 	@$(call playbook,site)
 
 image: venv ## Build or pull the node image on every Docker machine; `make site` does the same
 	@$(call playbook,image)
+
+sbom: venv ## Write what is in the node image to sbom.cdx.json (CycloneDX)
+	@scripts/sbom.sh $(INVENTORY) > sbom.cdx.json
+	@echo "written: sbom.cdx.json"
 
 example: venv ## Distribute the table events, fill it, query it, as the application role
 	@$(call playbook,example)
@@ -82,6 +86,10 @@ balance: venv ## Let the first member of every group lead again, as before the f
 
 restart: venv ## Restart PostgreSQL in every group, or in GROUP=worker1, without an error for clients
 	@$(call playbook,restart) $(if $(GROUP),-e group=$(GROUP))
+
+rotate: venv ## Replace secrets of the running cluster: WHAT=passwords, certificates, authority or all
+	@$(if $(WHAT),,$(error what? make rotate WHAT=passwords))
+	@$(call playbook,rotate) -e what=$(WHAT)
 
 pause: venv ## Switch automatic failover off for maintenance, everywhere or in GROUP=worker1
 	@$(call playbook,pause) $(if $(GROUP),-e group=$(GROUP))

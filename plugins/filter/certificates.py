@@ -14,6 +14,7 @@ from ansible.errors import AnsibleFilterError
 try:
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import serialization
 
     HAS_CRYPTOGRAPHY = True
 except ImportError:
@@ -31,15 +32,28 @@ def subject_alt_names(names: Iterable[str]) -> list[str]:
     return sorted(entries)
 
 
-def certificate_is_good(certificate: str, authority: str, names: Iterable[str], days: int) -> bool:
-    """Whether a PEM certificate is signed by the authority, for exactly these names, and valid for ``days`` more."""
+def _require_cryptography(name: str) -> None:
     if not HAS_CRYPTOGRAPHY:
-        raise AnsibleFilterError("certificate_is_good needs the Python package cryptography on the controller.")
-    node = x509.load_pem_x509_certificate(certificate.encode())
-    issuer = x509.load_pem_x509_certificate(authority.encode())
+        raise AnsibleFilterError(f"{name} needs the Python package cryptography on the controller.")
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the signature is the issuer's."""
     try:
-        node.verify_directly_issued_by(issuer)
+        certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def certificate_is_good(certificate: str, authority: str, names: Iterable[str], days: int) -> bool:
+    """Whether a PEM certificate is signed by an authority, for exactly these names, and valid for ``days`` more.
+
+    ``authority`` is one certificate or several.
+    """
+    _require_cryptography("certificate_is_good")
+    node = x509.load_pem_x509_certificate(certificate.encode())
+    if not any(is_issued_by(node, issuer) for issuer in x509.load_pem_x509_certificates(authority.encode())):
         return False
     extension = node.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     found = {f"DNS:{name}" for name in extension.get_values_for_type(x509.DNSName)}
@@ -48,9 +62,32 @@ def certificate_is_good(certificate: str, authority: str, names: Iterable[str], 
     return found == set(names) and remaining > datetime.timedelta(days=int(days))
 
 
+def signing_authority(authorities: str, key: str, passphrase: str = "") -> str:
+    """The certificate that belongs to the private key, out of several in one PEM text.
+
+    While an authority is replaced the nodes trust two, and the key says which of them signs.
+    """
+    _require_cryptography("signing_authority")
+    try:
+        public = serialization.load_pem_private_key(key.encode(), passphrase.encode() or None).public_key()
+    except (TypeError, ValueError) as error:
+        raise AnsibleFilterError(f"The authority's key cannot be read: {error}. Is pki_ca_passphrase right?") from error
+    for certificate in x509.load_pem_x509_certificates(authorities.encode()):
+        if certificate.public_key() == public:
+            return certificate.public_bytes(serialization.Encoding.PEM).decode()
+    raise AnsibleFilterError(
+        "None of the authorities in ca.crt belongs to ca.key: put the pair of one authority there, or remove ca.key if "
+        "the nodes' certificates come from elsewhere."
+    )
+
+
 class FilterModule:
     """The filters by name."""
 
     def filters(self) -> dict[str, Callable[..., object]]:
         """Names as used in templates."""
-        return {"subject_alt_names": subject_alt_names, "certificate_is_good": certificate_is_good}
+        return {
+            "subject_alt_names": subject_alt_names,
+            "certificate_is_good": certificate_is_good,
+            "signing_authority": signing_authority,
+        }

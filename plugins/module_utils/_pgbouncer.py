@@ -43,6 +43,15 @@ class Console:
         """Whether clients wait because somebody said PAUSE."""
         return dict(self._run("SHOW STATE"))["paused"] == "yes"
 
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"PgBouncer at {self._address['host']}, port {self._address['port']}"
+
+    def reload(self) -> None:
+        """Read the configuration and the list of users again."""
+        self._run("RELOAD")
+
     def resume(self) -> None:
         """Let clients go on; nothing happens when they do already."""
         try:
@@ -155,6 +164,24 @@ def _watch(pipe: int, resume: Any, limit: float) -> None:
             resume()
     finally:
         os._exit(0)
+
+
+def login(role: str, password: str, timeout: int = 2, **where: Any) -> str | None:
+    """What was wrong with a login, in one line; None when the password was taken.
+
+    Whether the role may then use the database is another question: PgBouncer that is paused says nothing, and a server
+    may refuse the database.
+    """
+    psycopg2 = _connection.psycopg2
+    try:
+        psycopg2.connect(user=role, password=password, connect_timeout=timeout, **where).close()
+    except psycopg2.Error as error:
+        said = " ".join(str(error).split())
+        # Both come after the password.
+        if "permission denied for database" in said or "is not permitted to log in" in said:
+            return None
+        return said
+    return None
 
 
 def where_it_leads(host: str, port: int, ca_cert: str, timeout: float = 2.0) -> str | None:

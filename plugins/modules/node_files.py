@@ -12,7 +12,7 @@ short_description: Write all configuration files of a node at once
 version_added: 0.1.0
 description:
   - Writes a list of files with owner, group and mode, each atomically, or removes them, and tells which of them
-    changed.
+    changed. All are written before the first takes its place.
   - One execution for all files of a node instead of several for each file. The number of module
     executions is what the time of a deployment consists of.
 author: citus_ha contributors (@citus-ha)
@@ -92,6 +92,7 @@ import os
 import pwd
 import stat
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,8 +142,8 @@ def difference(path: str, before: FileState, after: FileState, secret: bool) -> 
     return text
 
 
-def write(path: str, state: FileState) -> None:
-    """Replace the file atomically; readers see the old or the new content, never a part."""
+def prepare(path: str, state: FileState) -> str:
+    """Write the file beside its place; the name it has there."""
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".citus_ha.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -151,10 +152,45 @@ def write(path: str, state: FileState) -> None:
             os.fchmod(file.fileno(), state.mode)
             os.fchown(file.fileno(), state.uid, state.gid)
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError:
         os.unlink(temporary)
         raise
+    return temporary
+
+
+def write(files: Sequence[tuple[str, FileState]]) -> None:
+    """Replace the files, each atomically; readers see the old or the new content, never a part.
+
+    All are written before the first takes its place: whoever reads a certificate and its key meanwhile finds a pair.
+    A failure before that changes nothing.
+    """
+    prepared: list[tuple[str, str]] = []
+    path = ""
+    try:
+        for path, state in files:
+            prepared.append((prepare(path, state), path))
+        while prepared:
+            temporary, path = prepared[0]
+            os.replace(temporary, path)
+            del prepared[0]
+    except OSError as error:
+        raise CitusHaError(
+            f"Could not write {path}: {error.strerror}.", "Check free space and rights on that folder."
+        ) from error
+    finally:
+        for temporary, _path in prepared:
+            os.unlink(temporary)
+
+
+def remove(paths: Iterable[str]) -> None:
+    """Remove the files."""
+    for path in paths:
+        try:
+            os.unlink(path)
+        except OSError as error:
+            raise CitusHaError(
+                f"Could not remove {path}: {error.strerror}.", "Check the rights on that folder."
+            ) from error
 
 
 def make_folders(folder: str, root: str, uid: int, gid: int) -> None:
@@ -194,7 +230,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     missing_ok = module.check_mode
     uid = number(params["owner"], pwd.getpwnam, "owner", missing_ok) if params["owner"] else os.geteuid()
     default_gid = number(params["group"], grp.getgrnam, "group", missing_ok) if params["group"] else os.getegid()
-    changed, differences = [], []
+    changed, differences, to_write, to_remove = [], [], [], []
     for file in params["files"]:
         path = params["root"] + file["path"]
         gid = number(file["group"], grp.getgrnam, "group", missing_ok) if file["group"] else default_gid
@@ -204,17 +240,17 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             continue
         changed.append(file["path"])
         differences.append(difference(file["path"], before, desired, file["secret"]))
-        if not module.check_mode:
+        (to_remove if desired is ABSENT else to_write).append((path, desired))
+    if not module.check_mode:
+        for path, desired in to_write:
             try:
-                if desired is ABSENT:
-                    os.unlink(path)
-                    continue
-                make_folders(os.path.dirname(path), params["root"], uid, gid)
-                write(path, desired)
+                make_folders(os.path.dirname(path), params["root"], desired.uid, desired.gid)
             except OSError as error:
                 raise CitusHaError(
-                    f"Could not write {path}: {error.strerror}.", "Check free space and rights on that folder."
+                    f"Could not make the folder of {path}: {error.strerror}.", "Check the rights on what is above it."
                 ) from error
+        write(to_write)
+        remove(path for path, _absent in to_remove)
     return {
         "changed": bool(changed),
         "changed_files": changed,

@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.citus_ha.cluster.plugins.filter.certificates import certificate_is_good, subject_alt_names
+from ansible.errors import AnsibleFilterError
+from ansible_collections.citus_ha.cluster.plugins.filter.certificates import (
+    certificate_is_good,
+    signing_authority,
+    subject_alt_names,
+)
 from ansible_collections.citus_ha.cluster.plugins.filter.docker import volume_owner
 from ansible_collections.citus_ha.cluster.plugins.filter.postgres import postgres_memory, scram_secret
 from ansible_collections.citus_ha.cluster.plugins.filter.text import text_table
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
@@ -138,6 +143,26 @@ def test_a_certificate_of_another_authority_is_not_good() -> None:
     (_key, ca), (other_key, other) = authority("ca"), authority("ca")
     node = certificate(x509.Name([]), other.subject, ec.generate_private_key(ec.SECP256R1()), other_key, 60, ["node"])
     assert certificate_is_good(pem(node), pem(ca), ["DNS:node"], 30) is False
+
+
+def test_one_of_two_authorities_is_enough() -> None:
+    (_key, old), (new_key, new) = authority("old"), authority("new")
+    node = certificate(x509.Name([]), new.subject, ec.generate_private_key(ec.SECP256R1()), new_key, 60, ["node"])
+    assert certificate_is_good(pem(node), pem(old) + pem(new), ["DNS:node"], 30) is True
+
+
+@pytest.mark.parametrize("passphrase", ["", "open sesame"])
+def test_the_key_says_which_authority_signs(passphrase: str) -> None:
+    (_key, old), (new_key, new) = authority("the same"), authority("the same")
+    encryption = (
+        serialization.BestAvailableEncryption(passphrase.encode()) if passphrase else serialization.NoEncryption()
+    )
+    text = new_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption).decode()
+    assert signing_authority(pem(old) + pem(new), text, passphrase) == pem(new)
+    with pytest.raises(AnsibleFilterError, match=r"None of the authorities in ca\.crt belongs to ca\.key"):
+        signing_authority(pem(old), text, passphrase)
+    with pytest.raises(AnsibleFilterError, match="pki_ca_passphrase"):
+        signing_authority(pem(new), text, "wrong")
 
 
 def test_names_and_addresses_are_told_apart() -> None:

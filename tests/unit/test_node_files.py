@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import CitusHaError
 from ansible_collections.citus_ha.cluster.plugins.modules import node_files
 
 
@@ -63,3 +64,36 @@ def test_a_file_goes_away_again(tmp_path: Path) -> None:
     assert removed == predicted
     assert removed["changed_files"] == [str(path)] and "-vm.swappiness = 1" in removed["diff"][0]["prepared"]
     assert not written(path=str(path), state="absent")["changed"]
+
+
+def test_all_files_are_written_before_the_first_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate and its key are a pair for whoever reads them at any time."""
+    state = node_files.FileState("new", 0o600, os.geteuid(), os.getegid())
+    paths = [str(tmp_path / name) for name in ("node.crt", "node.key")]
+    for path in paths:
+        Path(path).write_text("old", encoding="utf-8")
+    real = os.replace
+    seen: list[str] = []
+
+    def replace(source: str, target: str) -> None:
+        if not seen:
+            assert len(list(tmp_path.glob(".citus_ha.*"))) == 2
+            assert {Path(path).read_text(encoding="utf-8") for path in paths} == {"old"}
+        seen.append(target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    node_files.write([(path, state) for path in paths])
+    assert seen == paths
+    assert {Path(path).read_text(encoding="utf-8") for path in paths} == {"new"}
+
+
+def test_a_file_that_cannot_be_written_leaves_all_as_they_were(tmp_path: Path) -> None:
+    state = node_files.FileState("new", 0o600, os.geteuid(), os.getegid())
+    (tmp_path / "first").write_text("old", encoding="utf-8")
+    with pytest.raises(CitusHaError, match=r"Could not write .*missing/second"):
+        node_files.write([(str(tmp_path / "first"), state), (str(tmp_path / "missing/second"), state)])
+    assert (tmp_path / "first").read_text(encoding="utf-8") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
