@@ -73,6 +73,8 @@ def password(demo: Cluster) -> str:
     return (demo.inventory / ".secrets/passwords/app").read_text().strip()
 
 
+# The only one of these in `make test`: each runs site.yml several times.
+@pytest.mark.timeout(1200)
 def test_certificates_are_renewed_without_a_restart(demo: Cluster, got: Got) -> None:
     before, processes = serials(demo), started(demo)
     keys = {file: file.read_text() for file in (demo.inventory / ".secrets/pki").glob("*.key")}
@@ -87,6 +89,8 @@ def test_certificates_are_renewed_without_a_restart(demo: Cluster, got: Got) -> 
     assert demo.play("site").succeeded().changed == {}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_keys_and_certificates_are_replaced_without_a_restart(demo: Cluster, got: Got) -> None:
     before, processes = served(demo), started(demo)
     with load(demo) as seen:
@@ -103,6 +107,8 @@ def test_keys_and_certificates_are_replaced_without_a_restart(demo: Cluster, got
     assert demo.play("site").succeeded().changed == {}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_passwords_are_replaced(demo: Cluster, got: Got) -> None:
     old = password(demo)
     dry = demo.play("rotate", "-e", "what=passwords", "--check").succeeded()
@@ -131,6 +137,8 @@ def test_passwords_are_replaced(demo: Cluster, got: Got) -> None:
     assert demo.play("site").succeeded().changed == {}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_client_that_does_not_end_its_transaction_stops_the_rotation(demo: Cluster) -> None:
     old = password(demo)
     idle = demo.connect()
