@@ -230,7 +230,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     missing_ok = module.check_mode
     uid = number(params["owner"], pwd.getpwnam, "owner", missing_ok) if params["owner"] else os.geteuid()
     default_gid = number(params["group"], grp.getgrnam, "group", missing_ok) if params["group"] else os.getegid()
-    changed, differences, to_write, to_remove = [], [], [], []
+    changed, differences = [], []
+    to_write: list[tuple[str, FileState]] = []
+    to_remove: list[str] = []
     for file in params["files"]:
         path = params["root"] + file["path"]
         gid = number(file["group"], grp.getgrnam, "group", missing_ok) if file["group"] else default_gid
@@ -240,7 +242,10 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             continue
         changed.append(file["path"])
         differences.append(difference(file["path"], before, desired, file["secret"]))
-        (to_remove if desired is ABSENT else to_write).append((path, desired))
+        if desired is ABSENT:
+            to_remove.append(path)
+        else:
+            to_write.append((path, desired))
     if not module.check_mode:
         for path, desired in to_write:
             try:
@@ -250,7 +255,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
                     f"Could not make the folder of {path}: {error.strerror}.", "Check the rights on what is above it."
                 ) from error
         write(to_write)
-        remove(path for path, _absent in to_remove)
+        remove(to_remove)
     return {
         "changed": bool(changed),
         "changed_files": changed,

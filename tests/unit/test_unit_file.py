@@ -13,21 +13,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "roles/service/templates/unit.service.j2"
+ROLE = Path(__file__).resolve().parents[2] / "roles/service"
+TEMPLATE = ROLE / "templates/unit.service.j2"
 GIVEN = {
     "inventory_hostname": "worker1-1",
     "cluster_name": "citus",
     "service_command": ["patroni", "/etc/citus_ha/postgres/patroni.yml"],
     "service_user": {"name": "postgres", "id": 5432},
-    "service_reload_signal": "HUP",
-    "service_stop_signal": "TERM",
-    "service_stop_timeout": 60,
     "service_data_path": "/var/lib/citus_ha/postgres",
     "service_tmpfs": ["/run/postgresql"],
     "service_memory": "1g",
-    "service_cpus": 0,
-    "service_pids_limit": 1024,
     "service_health": ["pg_isready"],
     "__service_path": "/usr/lib/postgresql/17/bin",
 }
@@ -36,7 +33,8 @@ GIVEN = {
 def rendered(folder: Path) -> Path:
     """The unit of a server."""
     unit = folder / "citus_ha.service"
-    variables = {**GIVEN, "ansible_python_interpreter": sys.executable}
+    defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text(encoding="utf-8"))
+    variables = {**defaults, **GIVEN, "ansible_python_interpreter": sys.executable}
     subprocess.run(
         [
             *(str(Path(sys.executable).with_name("ansible")), "localhost", "--module-name", "ansible.builtin.template"),
