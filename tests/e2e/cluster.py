@@ -84,6 +84,11 @@ class Cluster:
         """What ``make dsn`` prints: the URI of the application role through PgBouncer."""
         return (self.inventory / ".secrets/app.dsn").read_text(encoding="utf-8").strip()
 
+    @property
+    def password(self) -> str:
+        """The application role's, as the controller has it."""
+        return (self.inventory / ".secrets/passwords/app").read_text(encoding="utf-8").strip()
+
     def connect(self, **parameters: Any) -> psycopg2.extensions.connection:
         """An autocommit session of the application role; ``parameters`` replace those of :attr:`dsn`."""
         connection = psycopg2.connect(self.dsn, **{"connect_timeout": 5, **parameters})

@@ -68,11 +68,6 @@ def serials(demo: Cluster) -> dict[str, int]:
     return {where: certificate.serial_number for where, certificate in served(demo).items()}
 
 
-def password(demo: Cluster) -> str:
-    """The application role's, as the controller has it."""
-    return (demo.inventory / ".secrets/passwords/app").read_text().strip()
-
-
 # The only one of these in `make test`: each runs site.yml several times.
 @pytest.mark.timeout(1200)
 def test_certificates_are_renewed_without_a_restart(demo: Cluster, got: Got) -> None:
@@ -110,15 +105,15 @@ def test_keys_and_certificates_are_replaced_without_a_restart(demo: Cluster, got
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_passwords_are_replaced(demo: Cluster, got: Got) -> None:
-    old = password(demo)
+    old = demo.password
     dry = demo.play("rotate", "-e", "what=passwords", "--check").succeeded()
     assert "would replace the passwords of app" in dry.output and dry.changed
-    assert password(demo) == old
+    assert demo.password == old
     assert not (demo.inventory / ".secrets/passwords.next").exists()
     processes = started(demo)
     with load(demo) as seen:
         run = demo.play("rotate", "-e", "what=passwords", "-vvv", "--diff").succeeded()
-    new = password(demo)
+    new = demo.password
     got("new passwords under load", str(seen))
     assert seen.errors == []
     assert new != old and new not in run.output and old not in run.output
@@ -140,7 +135,7 @@ def test_passwords_are_replaced(demo: Cluster, got: Got) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_client_that_does_not_end_its_transaction_stops_the_rotation(demo: Cluster) -> None:
-    old = password(demo)
+    old = demo.password
     idle = demo.connect()
     try:
         with idle.cursor() as cursor:
@@ -154,10 +149,10 @@ def test_a_client_that_does_not_end_its_transaction_stops_the_rotation(demo: Clu
     finally:
         idle.close()
     # Nothing was changed, clients go on, and the next run does it.
-    assert password(demo) == old
+    assert demo.password == old
     assert demo.query("SELECT current_user", port=25000) == [("app",)]
     demo.play("rotate", "-e", "what=passwords").succeeded()
-    assert password(demo) != old
+    assert demo.password != old
     assert demo.query("SELECT current_user") == [("app",)]
 
 

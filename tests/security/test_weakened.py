@@ -57,11 +57,10 @@ def test_old_tls_is_spoken(inside: Attacker) -> None:
 
 
 def test_pgbouncer_takes_plaintext_and_shows_its_console(weakened: Cluster, inside: Attacker) -> None:
-    password = (weakened.inventory / ".secrets/passwords/app").read_text().strip()
     where = f"host={PREFIX}pgbouncer-1 port=6432"
-    assert inside.sql(f"{where} dbname=app user=app sslmode=disable", password=password).code == 0
+    assert inside.sql(f"{where} dbname=app user=app sslmode=disable", password=weakened.password).code == 0
     console = f"{where} dbname=pgbouncer user=app {CA} {SILENT}"
-    assert inside.sql(console, "SHOW CONFIG", password).code == 0
+    assert inside.sql(console, "SHOW CONFIG", weakened.password).code == 0
 
 
 def test_patroni_takes_a_stolen_certificate(inside: Attacker) -> None:
