@@ -27,13 +27,13 @@ NAMELESS = "south-1.localhost"
 RESOLVED = {NAMELESS: "2001:db8::51"}
 
 
-def described(resolve: dict[str, str] = RESOLVED) -> tuple[dict[str, Any], list[Finding]]:
+def described(resolve: dict[str, str] | None = None) -> tuple[dict[str, Any], list[Finding]]:
     """The inventory as Ansible reads it, described."""
     manager = InventoryManager(loader=DataLoader(), sources=[str(INVENTORY)])
     groups = {name: [str(host) for host in group.get_hosts()] for name, group in manager.groups.items()}
     variables = VariableManager(loader=DataLoader(), inventory=manager)
     hostvars = {str(host): variables.get_vars(host=host) for host in manager.get_hosts()}
-    return build(Inventory(groups, hostvars, role_specs(), profiles(), resolve.get))
+    return build(Inventory(groups, hostvars, role_specs(), profiles(), (RESOLVED if resolve is None else resolve).get))
 
 
 def test_it_is_the_topology_that_it_describes() -> None:
