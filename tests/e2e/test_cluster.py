@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from cluster import PREFIX, Cluster, eventually
+from load import load
 
 EVENTS = [("login", 3, 3), ("logout", 1, 1), ("purchase", 2, 2)]
 ASK = "SELECT event_type, count(*), count(DISTINCT user_id) FROM events GROUP BY 1 ORDER BY 1"
@@ -169,49 +170,56 @@ def test_a_killed_leader_is_replaced_and_rejoins(demo: Cluster, group: str) -> N
 @pytest.mark.parametrize("group", ["coordinator", "worker1"])
 def test_a_switchover_under_load_causes_no_error_and_loses_nothing(demo: Cluster, group: str) -> None:
     old = demo.leader(group)
-    acknowledged: list[int] = []
-    errors: list[str] = []
-    stop = threading.Event()
-
-    def write(first: int) -> None:
-        connection = demo.connect()
-        key = first
-        while not stop.is_set():
-            key += 1
-            try:
-                # Four statements in one transaction, on shards of both groups: two-phase commit.
-                with connection, connection.cursor() as cursor:
-                    cursor.execute("BEGIN")
-                    for part in range(3):
-                        cursor.execute("INSERT INTO ledger (key) VALUES (%s)", (key * 10 + part,))
-                    cursor.execute("COMMIT")
-                acknowledged.append(key)
-            except psycopg2.Error as error:
-                errors.append(str(error))
-                return
-        connection.close()
-
-    (latest,) = demo.query("SELECT coalesce(max(key), 0) FROM ledger")[0]
-    writers = [threading.Thread(target=write, args=(latest + n * 10**6,)) for n in range(1, 7)]
-    for writer in writers:
-        writer.start()
-    try:
+    with load(demo):
         refused = demo.play("switchover", "-e", f"group={group}", "-e", "candidate=nobody")
         assert refused.code != 0 and "has no member nobody" in refused.output
         demo.play("switchover", "-e", f"group={group}").succeeded()
-        before = len(acknowledged)
-        eventually(lambda: errors or len(acknowledged) > before + 10)
-    finally:
-        stop.set()
-        for writer in writers:
-            writer.join()
-    assert errors == [], errors
     assert demo.leader(group) != old
-    stored = {key for (key,) in demo.query("SELECT key FROM ledger WHERE key > %s", (latest,))}
-    assert {key * 10 + part for key in acknowledged for part in range(3)} <= stored
     # Who leads already is left alone.
     candidate = f"candidate={PREFIX}{demo.leader(group)}"
     assert demo.play("switchover", "-e", f"group={group}", "-e", candidate).succeeded().changed == {}
+
+
+def test_everything_restarts_under_load_without_an_error(demo: Cluster) -> None:
+    groups = ("coordinator", "worker1", "worker2")
+    servers = [node for node in demo.nodes() if node.startswith(groups)]
+    started = "SELECT pg_postmaster_start_time()"
+    before = {node: demo.psql(node, started) for node in servers}
+    leaders = [demo.leader(group) for group in groups]
+    with load(demo):
+        demo.play("restart").succeeded()
+    assert all(demo.psql(node, started) != before[node] for node in servers)
+    assert all(demo.leader(group) != leader for group, leader in zip(groups, leaders, strict=True))
+    eventually(lambda: healthy(demo), timeout=60)
+
+
+def test_a_standby_leads_by_force_and_the_first_members_lead_again(demo: Cluster) -> None:
+    group = "worker2"
+    old = demo.leader(group)
+    node = "worker2-2" if old == "worker2-1" else "worker2-1"
+    refused = demo.play("failover", "-e", f"node={PREFIX}{node}")
+    assert refused.code != 0 and "-e confirm=yes" in refused.output
+    assert demo.leader(group) == old
+    demo.play("failover", "-e", f"node={PREFIX}{node}", "-e", "confirm=yes").succeeded()
+    assert demo.leader(group) == node
+    eventually(lambda: healthy(demo), timeout=60)
+    with load(demo):
+        demo.play("balance").succeeded()
+    assert [demo.leader(name) for name in ("coordinator", "worker1", "worker2")] == [
+        *("coordinator-1", "worker1-1", "worker2-1")
+    ]
+    assert demo.play("balance").succeeded().changed == {}
+
+
+def test_nobody_takes_over_during_maintenance(demo: Cluster) -> None:
+    demo.play("pause", "-e", "group=worker1").succeeded()
+    try:
+        refused = demo.play("switchover", "-e", "group=worker1")
+        assert refused.code != 0 and "is paused for maintenance" in " ".join(refused.output.split())
+        assert demo.play("switchover", "-e", "group=worker2").succeeded().changed
+    finally:
+        demo.play("resume").succeeded()
+    assert demo.play("switchover", "-e", "group=worker1").succeeded().changed
 
 
 def test_a_broken_standby_is_built_anew(demo: Cluster) -> None:

@@ -14,9 +14,9 @@ def test_every_node_is_registered() -> None:
 
 
 def test_a_table_is_spread_over_both_workers() -> None:
-    ask("CREATE TABLE IF NOT EXISTS items (id bigint PRIMARY KEY)")
+    eventually(lambda: ask("CREATE TABLE IF NOT EXISTS items (id bigint PRIMARY KEY)") == [])
     if ask("SELECT 1 FROM citus_tables WHERE table_name = 'items'::regclass") == []:
         ask("SELECT create_distributed_table('items', 'id')")
-    ask("INSERT INTO items SELECT generate_series(1, 100) ON CONFLICT DO NOTHING")
+    eventually(lambda: ask("INSERT INTO items SELECT generate_series(1, 100) ON CONFLICT DO NOTHING") == [])
     assert eventually(lambda: ask("SELECT count(*), sum(id) FROM items")) == [(100, 5050)]
     assert ask("SELECT count(DISTINCT groupid) FROM pg_dist_placement WHERE groupid > 0") == [(2,)]

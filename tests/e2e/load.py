@@ -19,9 +19,14 @@ from cluster import Cluster, eventually
 class Load:
     """What the clients have seen."""
 
-    done: int = 0
+    stored: list[int] = field(default_factory=list)
     longest: float = 0.0
     errors: list[str] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """How many transactions were acknowledged."""
+        return len(self.stored)
 
     def __str__(self) -> str:
         return f"{self.done} transactions, {len(self.errors)} errors, longest {self.longest:.2f} s"
@@ -32,14 +37,15 @@ def load(demo: Cluster, clients: int = 8) -> Iterator[Load]:
     """So many sessions through PgBouncer that were opened before the block and last until its end.
 
     Each writes and reads in one transaction of several statements, on shards of both worker groups. They are more than
-    there is need for, so that PgBouncer opens sessions with the servers as it goes.
+    there is need for, so that PgBouncer opens sessions with the servers as it goes. None may have an error, all go on
+    after the block, and what they were told is stored is stored.
     """
     seen = Load()
     stop = threading.Event()
     lock = threading.Lock()
-    demo.query("CREATE TABLE IF NOT EXISTS rotation (key bigint PRIMARY KEY, value int)")
-    if demo.query("SELECT count(*) FROM pg_dist_partition WHERE logicalrelid = 'rotation'::regclass") == [(0,)]:
-        demo.query("SELECT create_distributed_table('rotation', 'key')", port=25000)
+    demo.query("CREATE TABLE IF NOT EXISTS load (key bigint PRIMARY KEY, value int)")
+    if demo.query("SELECT count(*) FROM pg_dist_partition WHERE logicalrelid = 'load'::regclass") == [(0,)]:
+        demo.query("SELECT create_distributed_table('load', 'key')", port=25000)
 
     def work(number: int, connection: psycopg2.extensions.connection) -> None:
         key = number * 10**9
@@ -49,9 +55,9 @@ def load(demo: Cluster, clients: int = 8) -> Iterator[Load]:
             try:
                 with connection.cursor() as cursor:
                     cursor.execute("BEGIN")
-                    cursor.execute("INSERT INTO rotation VALUES (%s, %s)", (key, number))
-                    cursor.execute("INSERT INTO rotation VALUES (%s, %s)", (key + 5 * 10**8, number))
-                    cursor.execute("SELECT value FROM rotation WHERE key = %s", (key,))
+                    cursor.execute("INSERT INTO load VALUES (%s, %s)", (key, number))
+                    cursor.execute("INSERT INTO load VALUES (%s, %s)", (key + 5 * 10**8, number))
+                    cursor.execute("SELECT value FROM load WHERE key = %s", (key,))
                     assert cursor.fetchone() == (number,)
                     cursor.execute("COMMIT")
             except psycopg2.Error as error:
@@ -59,7 +65,7 @@ def load(demo: Cluster, clients: int = 8) -> Iterator[Load]:
                     seen.errors.append(f"{time.strftime('%T')} {' '.join(str(error).split())}")
                 return
             with lock:
-                seen.done += 1
+                seen.stored.append(key)
                 seen.longest = max(seen.longest, time.monotonic() - begun)
             time.sleep(0.01)
 
@@ -73,9 +79,7 @@ def load(demo: Cluster, clients: int = 8) -> Iterator[Load]:
         worker.start()
     try:
         eventually(lambda: seen.done > clients * 3)
-        before = seen.done
         yield seen
-        # They all go on afterwards.
         before = seen.done
         eventually(lambda: seen.errors or seen.done > before + clients * 5)
     finally:
@@ -84,3 +88,6 @@ def load(demo: Cluster, clients: int = 8) -> Iterator[Load]:
             worker.join()
         for connection in connections:
             connection.close()
+    assert seen.errors == [], seen
+    kept = {key for (key,) in demo.query("SELECT key FROM load WHERE key > %s", (offset * 10**9,))}
+    assert {written for key in seen.stored for written in (key, key + 5 * 10**8)} <= kept
