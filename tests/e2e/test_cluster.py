@@ -185,6 +185,7 @@ def test_a_switchover_under_load_causes_no_error_and_loses_nothing(demo: Cluster
     assert demo.play("switchover", "-e", f"group={group}", "-e", candidate).succeeded().changed == {}
 
 
+@pytest.mark.slow
 def test_everything_restarts_under_load_without_an_error(demo: Cluster) -> None:
     groups = ("coordinator", "worker1", "worker2")
     servers = [node for node in demo.nodes() if node.startswith(groups)]
@@ -198,6 +199,7 @@ def test_everything_restarts_under_load_without_an_error(demo: Cluster) -> None:
     eventually(lambda: healthy(demo), timeout=60)
 
 
+@pytest.mark.slow
 def test_a_standby_leads_by_force_and_the_first_members_lead_again(demo: Cluster) -> None:
     group = "worker2"
     old = demo.leader(group)
@@ -217,6 +219,7 @@ def test_a_standby_leads_by_force_and_the_first_members_lead_again(demo: Cluster
     assert demo.play("balance").succeeded().changed == {}
 
 
+@pytest.mark.slow
 def test_nobody_takes_over_during_maintenance(demo: Cluster) -> None:
     demo.play("pause", "-e", "group=worker1").succeeded()
     try:

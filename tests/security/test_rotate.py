@@ -68,7 +68,7 @@ def serials(demo: Cluster) -> dict[str, int]:
     return {where: certificate.serial_number for where, certificate in served(demo).items()}
 
 
-# The only one of these in `make test`: each runs site.yml several times.
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_certificates_are_renewed_without_a_restart(demo: Cluster, got: Got) -> None:
     before, processes = serials(demo), started(demo)
