@@ -159,6 +159,8 @@ def _registration(entry: Desired, catalog: Catalog) -> Action:
     sitting = catalog.primary_of(known_group(entry))
     if entry.group == COORDINATOR_GROUP:
         # The session itself proves which server the coordinator is; only the name for it is new.
+        if sitting is not None:
+            _require_same_place(entry, sitting)
         return Action("set_coordinator_host", entry.name, entry.port, {"previous": str(sitting)} if sitting else {})
     if sitting is not None:
         raise Refused(

@@ -159,6 +159,7 @@ REFUSED: list[tuple[list[Desired], str]] = [
     ([Desired("w9", group=1)], "previous_name: w1"),
     ([Desired("w1", group=2)], "cannot change a node's group"),
     ([Desired("w1", cluster="other")], "belongs to cluster default"),
+    ([Desired("c9", group=0, cluster="other")], "belongs to cluster default"),
     ([Desired("w9", role="secondary")], "Set group to that of its primary"),
     ([Desired("w1", role="secondary")], "leave the group without one"),
     ([Desired("w9", group=2, previous_name="w1")], "cannot change a node's group"),
