@@ -31,11 +31,7 @@ def dsn(port: int | None = None) -> str:
 
 
 def eventually(look: Callable[[], T], patience: float = 120) -> T:
-    """What ``look`` returns once it is true and raises nothing: the cluster may still be recovering.
-
-    A leader that was killed and came back is led to from the moment that it is the leader again, a blink before it
-    takes writes.
-    """
+    """What ``look`` returns once it is true and raises nothing: the cluster may still be recovering."""
     deadline = time.monotonic() + patience
     while True:
         try:

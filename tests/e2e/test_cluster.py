@@ -213,9 +213,8 @@ def test_a_standby_leads_by_force_and_the_first_members_lead_again(demo: Cluster
     eventually(lambda: healthy(demo), timeout=60)
     with load(demo):
         demo.play("balance").succeeded()
-    assert [demo.leader(name) for name in ("coordinator", "worker1", "worker2")] == [
-        *("coordinator-1", "worker1-1", "worker2-1")
-    ]
+    leaders = [demo.leader(name) for name in ("coordinator", "worker1", "worker2")]
+    assert leaders == ["coordinator-1", "worker1-1", "worker2-1"]
     assert demo.play("balance").succeeded().changed == {}
 
 

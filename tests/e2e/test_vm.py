@@ -113,7 +113,7 @@ def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines:
         assert "it runs fedora 13. Supported are Debian 13, Debian 12, Ubuntu 24.04, Ubuntu 22.04" in output
         assert "os_sysctl sets vm.swapiness, which its kernel does not have" in output
         assert "postgres_watchdog is required, and it has no device /dev/watchdog" in output
-        assert re.search(r"its clock is [4-6]\d\.\d seconds ahead of this controller's", output)
+        assert re.search(r"its clock is [45]\d\.\d seconds ahead of this controller's", output)
         assert f"PostgreSQL data that this collection did not make: {data}" in output
         assert "worker1-2: the user admin cannot become root there" in output
         assert "Debian 12 itself has PostgreSQL 15, Patroni 3.0 and PgBouncer 1.18" in output
@@ -149,7 +149,8 @@ def test_a_second_run_changes_nothing(cluster: Machines) -> None:
 def test_there_is_no_container_and_the_packages_units_stay_off(cluster: Machines) -> None:
     assert cluster.console("coordinator-1", "command -v docker podman", check=False) == ""
     assert cluster.console("coordinator-1", "systemctl is-enabled patroni postgresql", check=False) == "masked\nmasked"
-    assert cluster.console("coordinator-1", "find /var/lib/postgresql/17 /etc/postgresql -type f", check=False) == ""
+    clusters = "find /var/lib/postgresql/17 /etc/postgresql -mindepth 1"
+    assert cluster.console("coordinator-1", clusters, check=False) == ""
     assert "INFO: no action. I am" in cluster.play("logs", "-e", "node=coordinator-1").succeeded().output
 
 

@@ -11,7 +11,7 @@ PRIMARY, STANDBY = 35000, 35001
 
 
 def test_one_port_leads_to_the_leader() -> None:
-    assert eventually(lambda: ask("SELECT pg_is_in_recovery()", port=PRIMARY) == [(False,)])
+    assert eventually(lambda: ask("SELECT pg_is_in_recovery()", port=PRIMARY)) == [(False,)]
 
 
 def test_the_other_one_leads_to_the_standby() -> None:

@@ -11,7 +11,7 @@ from client import ask, dsn, eventually
 
 
 def test_it_leads_to_the_leader() -> None:
-    assert eventually(lambda: ask("SELECT pg_is_in_recovery(), current_user") == [(False, "app")])
+    assert eventually(lambda: ask("SELECT pg_is_in_recovery(), current_user")) == [(False, "app")]
 
 
 def test_ten_clients_share_three_sessions() -> None:

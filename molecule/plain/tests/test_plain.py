@@ -9,7 +9,7 @@ from client import ask, eventually, psql
 
 
 def test_the_pooler_leads_to_the_primary() -> None:
-    assert eventually(lambda: ask("SELECT pg_is_in_recovery(), current_user") == [(False, "app")])
+    assert eventually(lambda: ask("SELECT pg_is_in_recovery(), current_user")) == [(False, "app")]
 
 
 def test_the_standby_streams_from_a_slot_of_its_own() -> None:
