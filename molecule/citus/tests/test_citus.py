@@ -15,7 +15,7 @@ def test_every_node_is_registered() -> None:
 
 def test_a_table_is_spread_over_both_workers() -> None:
     ask("CREATE TABLE IF NOT EXISTS items (id bigint PRIMARY KEY)")
-    if ask("SELECT 1 FROM citus_tables WHERE table_name = 'items'::regclass") == []:
+    if ask("SELECT 1 FROM pg_dist_partition WHERE logicalrelid = 'items'::regclass") == []:
         ask("SELECT create_distributed_table('items', 'id')")
     # The coordinator goes to a worker by itself: one that was killed and came back takes writes a moment later.
     eventually(lambda: ask("INSERT INTO items SELECT generate_series(1, 100) ON CONFLICT DO NOTHING") == [])
