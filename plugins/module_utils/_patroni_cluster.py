@@ -65,6 +65,11 @@ class Cluster:
     scheduled_switchover: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def label(self) -> str:
+        """What a person knows it by. The groups of a Citus cluster have one scope: their members tell them apart."""
+        return f"{self.scope} ({', '.join(member.name for member in self.members)})"
+
+    @property
     def leaders(self) -> tuple[Member, ...]:
         """Members that hold the leader lock: one, or none while there is an election."""
         return tuple(member for member in self.members if member.is_leader)

@@ -31,13 +31,13 @@ def plan(params: Mapping[str, Any], name: str, cluster: Cluster) -> str | None:
     if state == "absent":
         if member is not None:
             raise Refused(
-                f"Member {name} is still in the group {cluster.scope} ('{member.state}').",
+                f"Member {name} is still in the group {cluster.label} ('{member.state}').",
                 "Stop Patroni on it: Patroni then takes the member and its slot out of the group by itself.",
             )
         return None
     if member is None:
         raise Refused(
-            f"The group {cluster.scope} has no member {name}, only {', '.join(m.name for m in cluster.members)}.",
+            f"The group {cluster.label} has no member {name}, only {', '.join(m.name for m in cluster.members)}.",
             "Start Patroni on it, and give its name in Patroni's configuration as name.",
         )
     if state == "promoted":
@@ -46,7 +46,7 @@ def plan(params: Mapping[str, Any], name: str, cluster: Cluster) -> str | None:
         return "failover" if params["force"] else "switchover"
     if member.is_leader:
         raise Refused(
-            f"Member {name} is the leader of the group {cluster.scope}.",
+            f"Member {name} is the leader of the group {cluster.label}.",
             "Switch over to another member first (state: promoted).",
         )
     if member.state in ("streaming", "starting", "creating replica", "restarting", "stopping"):
@@ -129,7 +129,7 @@ def _apply(client: _patroni.Client, params: Mapping[str, Any], name: str, cluste
     elif action == "switchover":
         if cluster.leader is None:
             raise Refused(
-                f"The group {cluster.scope} has no leader, so there is nothing to switch over from.",
+                f"The group {cluster.label} has no leader, so there is nothing to switch over from.",
                 f"Set force: true to make {name} the leader.",
             )
         client.switchover(cluster.leader.name, name, timeout=params["wait_timeout"])

@@ -53,7 +53,7 @@ def plan(
     :raises Refused: with the reason and what to do.
     :raises InvalidInput: no such member.
     """
-    group = f"The group {cluster.scope}"
+    group = f"The group {cluster.label}"
     names = ", ".join(member.name for member in cluster.members)
     if candidate is not None and cluster.member(candidate) is None:
         raise InvalidInput(

@@ -219,7 +219,7 @@ def plan(params: dict[str, Any], state: State) -> Plan:
     unknown = [name for name in params["restart"] if state.cluster.member(name) is None]
     if unknown:
         raise InvalidInput(
-            f"The group {state.cluster.scope} has no member {', '.join(unknown)}. Nothing was changed.",
+            f"The group {state.cluster.label} has no member {', '.join(unknown)}. Nothing was changed.",
             f"Its members are {', '.join(member.name for member in state.cluster.members)}.",
         )
     pending = restart_order(state.cluster) if params["restart_pending"] else []

@@ -199,7 +199,7 @@ def lead(module: AnsibleModule) -> dict[str, Any]:
     result.update(new_leader=after.leader.name if after.leader else None, seconds=round(time.monotonic() - begun, 3))
     if result["new_leader"] != todo.candidate:
         raise ServerError(
-            f"The group {cluster.scope} went to {result['new_leader']} instead of {todo.candidate}.",
+            f"The group {cluster.label} went to {result['new_leader']} instead of {todo.candidate}.",
             "It is complete and works; look at Patroni's log on the candidate for the reason.",
         )
     return result
@@ -214,7 +214,7 @@ def _complete(client: _patroni.Client, params: dict[str, Any], before: Cluster, 
         client.cluster,
         lambda seen: missing_in(seen, expected, params["max_lag"], wait_sync),
         params["wait_timeout"],
-        f"Waiting for the group {before.scope} after the switchover",
+        f"Waiting for the group {before.label} after the switchover",
         "Look at `patronictl list` and Patroni's logs.",
     )
 
