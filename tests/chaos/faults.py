@@ -142,6 +142,7 @@ FAULTS = {
         Fault("etcd_lost_1", kill_container, start_container, 30, ("etcd*1",)),
         Fault("etcd_lost_2", kill_container, start_container, 60, ("etcd*2",)),
         Fault("etcd_lost_3", kill_container, start_container, 60, ("etcd*3",)),
+        Fault("etcd_lost_long", kill_container, start_container, 300, ("etcd*3",)),
         Fault("kill_leader_and_standby", kill_container, start_container, 40, ("coordinator+worker_standby",)),
     )
 }
