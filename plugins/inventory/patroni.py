@@ -47,8 +47,16 @@ options:
   ca_cert:
     description: File with the certificate authority of the servers; the system's authorities when not given.
     type: path
+  etcd_user:
+    description: User to log in as, where etcd demands authentication.
+    type: str
+  etcd_password:
+    description: Password of O(etcd_user).
+    type: str
   client_cert:
-    description: File with the certificate to show; etcd with client authentication asks for it.
+    description:
+      - File with the certificate to show; etcd with client authentication asks for it. Where etcd demands a password
+        too, it takes only a certificate without a C(CN).
     type: path
   client_key:
     description: File with the key of O(client_cert).
@@ -68,6 +76,8 @@ etcd_urls:
   - https://etcd2.example.org:2379
   - https://etcd3.example.org:2379
 scope: shop
+etcd_user: ansible
+etcd_password: "{{ lookup('ansible.builtin.file', '.secrets/etcd_password') }}"
 ca_cert: .secrets/ca.crt
 client_cert: .secrets/client.crt
 client_key: .secrets/client.key
@@ -123,6 +133,12 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
             if not self.get_option("scope"):
                 raise InvalidInput("etcd_urls needs scope.", "Give Patroni's name of the cluster.")
             registries = [_patroni_registry.Etcd(url, ca_cert, client_cert, client_key, timeout) for url in etcd_urls]
+            if self.get_option("etcd_user"):
+                login = tuple(
+                    self.templar.template(self.get_option(name) or "") for name in ("etcd_user", "etcd_password")
+                )
+                for registry in registries:
+                    registry.login = login
             found: list[_patroni_registry.Found] = _patroni_registry.first_answer(
                 registries, "members", self.get_option("namespace"), self.get_option("scope")
             )

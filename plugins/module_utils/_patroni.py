@@ -51,6 +51,8 @@ class Client:
     what = "Patroni REST API"
     default_port = 8008
     hint = "Check that Patroni runs there, its restapi.listen, and the TLS options."
+    #: Sent with every request.
+    headers: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -164,7 +166,7 @@ class Client:
                 method,
                 path,
                 None if body is None else json.dumps(body),
-                {} if body is None else {"Content-Type": "application/json"},
+                {**self.headers, **({} if body is None else {"Content-Type": "application/json"})},
             )
             answer = connection.getresponse()
             text = answer.read().decode("utf-8", "replace").strip()

@@ -145,6 +145,16 @@ class Etcd(_patroni.Client):
     what = "member of etcd"
     default_port = 2379
     hint = "Check that etcd listens there, and the TLS options."
+    #: User and password, where etcd demands authentication.
+    login: tuple[str, str] | None = None
+
+    def log_in(self) -> None:
+        """Have a token for the requests that follow."""
+        if self.login is None or self.headers:
+            return
+        name, password = self.login
+        answer = self.json("POST", "/v3/auth/authenticate", {"name": name, "password": password})
+        self.headers = {"Authorization": str(answer.get("token", ""))}
 
     def members(self, namespace: str, scope: str) -> list[Found]:
         """Every member of every group of the cluster ``scope``."""
@@ -153,6 +163,7 @@ class Etcd(_patroni.Client):
             wanted = prefix_range(prefix)
         except UnicodeEncodeError as error:
             raise InvalidInput(f"scope and namespace are no text: {prefix!r}.", "Write them in UTF-8.") from error
+        self.log_in()
         answer = self.json("POST", "/v3/kv/range", wanted)
         try:
             return parse_keys(parse_range(answer), prefix, scope)

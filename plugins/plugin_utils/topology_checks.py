@@ -248,20 +248,31 @@ def _check_patroni(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[
             )
 
 
+def _given_passwords(inventory: Inventory, node: Node) -> Iterable[tuple[str, str, str]]:
+    """Whose password, in which variable, and what it is."""
+    for role in inventory.get(node.name, "cluster_roles") or []:
+        if role.get("password") is not None:
+            yield f"role {role.get('name')}", "cluster_roles[].password", str(role["password"])
+    if given := inventory.get(node.name, "cluster_etcd_password"):
+        yield "Patroni", "cluster_etcd_password", str(given)
+
+
 def _check_passwords(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     reported = set()
     for node in nodes.values():
-        for role in inventory.get(node.name, "cluster_roles") or []:
-            password = role.get("password")
-            name = role.get("name")
-            if password is not None and len(str(password)) < MINIMUM_PASSWORD_LENGTH and name not in reported:
-                reported.add(name)
+        for whose, variable, password in _given_passwords(inventory, node):
+            if whose in reported:
+                continue
+            reported.add(whose)
+            if len(password) < MINIMUM_PASSWORD_LENGTH:
                 yield Finding(
-                    f"role {name}",
-                    "cluster_roles[].password",
-                    f"{len(str(password))} characters long",
+                    whose,
+                    variable,
+                    f"{len(password)} characters long",
                     f"use at least {MINIMUM_PASSWORD_LENGTH} characters, or leave it out and one is generated.",
                 )
+            elif variable == "cluster_etcd_password" and any(map(str.isspace, password)):
+                yield Finding(whose, variable, "has white space", "etcdctl takes it for the end: choose one without.")
 
 
 def unknown_variables(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:

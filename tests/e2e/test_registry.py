@@ -11,7 +11,14 @@ from collections.abc import Iterator
 import pytest
 from cluster import PREFIX, Cluster, cluster
 
-TLS = ("--cacert=/etc/citus_ha/tls/ca.crt", "--cert=/etc/citus_ha/tls/node.crt", "--key=/etc/citus_ha/tls/node.key")
+TLS = (
+    "--cacert=/etc/citus_ha/tls/ca.crt",
+    "--cert=/etc/citus_ha/registry/client.crt",
+    "--key=/etc/citus_ha/registry/client.key",
+)
+
+# `make test` has a registry as part of the whole cluster.
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -224,6 +224,34 @@ def test_the_operating_system_is_as_the_inventory_asks_and_as_it_was_when_it_doe
     assert cluster.play("site").succeeded().changed == {}
 
 
+def secrets(cluster: Machines) -> dict[str, str]:
+    """What rotate.yml replaces: on the controller, and what Patroni logs in to etcd with."""
+    folder = cluster.inventory / ".secrets"
+    files = [folder / "passwords/app", folder / "etcd_password", *folder.glob("pki/*")]
+    return {file.name: file.read_text() for file in files} | {
+        name: cluster.console(name, "cat /etc/citus_ha/postgres/registry.yml") for name in ("worker1-1", "worker1-2")
+    }
+
+
+def begun(cluster: Machines) -> dict[str, str]:
+    """When the processes of the servers and of the pooler were started."""
+    asked = "systemctl show --property=ActiveEnterTimestamp --value citus_ha"
+    return {name: cluster.console(name, asked) for name in ADDRESSES if not name.startswith("etcd")}
+
+
+@pytest.mark.timeout(1800)
+def test_all_secrets_are_replaced_without_a_restart(cluster: Machines) -> None:
+    before, processes = secrets(cluster), begun(cluster)
+    cluster.play("rotate", "-e", "what=all").succeeded()
+    after = secrets(cluster)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] == before[name]} == set()
+    assert begun(cluster) == processes
+    assert cluster.query("SELECT count(*) FROM events") == [(6,)]
+    cluster.play("verify").succeeded()
+    assert cluster.play("site").succeeded().changed == {}
+
+
 def test_a_broken_standby_is_built_anew(cluster: Machines) -> None:
     recovering = "psql -h /run/postgresql -U postgres -XAtc 'SELECT pg_is_in_recovery()'"
     standby = next(

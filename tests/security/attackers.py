@@ -13,7 +13,6 @@ import datetime
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -126,10 +125,10 @@ def forged(demo: Cluster) -> dict[str, str]:
     for name, made_certificate in made.items():
         files[f"{name}.crt"] = made_certificate.public_bytes(serialization.Encoding.PEM).decode()
         files[f"{name}.key"] = pem(key)
-    # As if a server's disk had been stolen: valid, but not where it belongs
-    stolen = pki / f"{PREFIX}worker2-2"
-    files["stolen.crt"] = Path(f"{stolen}.crt").read_text()
-    files["stolen.key"] = Path(f"{stolen}.key").read_text()
+    # As if a server's disk had been stolen: valid, but not where it belongs. One names the server, the other nobody.
+    for name, stolen in {"stolen": f"{PREFIX}worker2-2", "nameless": f"registry@{PREFIX}worker2-2"}.items():
+        for kind in ("crt", "key"):
+            files[f"{name}.{kind}"] = (pki / f"{stolen}.{kind}").read_text()
     return files
 
 

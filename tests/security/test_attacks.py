@@ -16,6 +16,8 @@ from typing import Any
 
 import psycopg2
 import pytest
+import yaml
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni_registry
 from attackers import LOOT, NODE, Attacker, Outcome, attacker
 from cluster import PREFIX, Cluster
 
@@ -42,12 +44,18 @@ def options(name: str) -> list[str]:
     return ["--cert", f"{LOOT}/{name}.crt", "--key", f"{LOOT}/{name}.key"]
 
 
-def etcdctl(*arguments: str, scheme: str = "https") -> list[str]:
-    """etcdctl without a certificate."""
+def etcdctl(*arguments: str, scheme: str = "https", name: str = "") -> list[str]:
+    """etcdctl with one of the attacker's key pairs, or without any."""
     endpoint = f"--endpoints={scheme}://{PREFIX}etcd-1:2379"
     # etcdctl tries again for ever what TLS refuses
     limits = ["--dial-timeout=2s", "--command-timeout=3s"]
-    return ["etcdctl", f"--cacert={LOOT}/ca.crt", endpoint, *limits, *arguments]
+    pair_of = [f"--cert={LOOT}/{name}.crt", f"--key={LOOT}/{name}.key"] if name else []
+    return ["etcdctl", f"--cacert={LOOT}/ca.crt", *pair_of, endpoint, *limits, *arguments]
+
+
+def gateway(path: str, data: dict[str, Any], *options: str) -> list[str]:
+    """A call of etcd's JSON gateway; what is no 200 is a failure, with etcd's words."""
+    return [*TRUST, "--fail-with-body", *options, "--data", json.dumps(data), f"{ETCD}/v3/{path}"]
 
 
 def unsafe(method: str, path: str, *options: str) -> list[str]:
@@ -268,7 +276,7 @@ def test_the_attacker_speaks_old_tls(inside: Attacker) -> None:
 REFUSED_BY_TLS = (
     "certificate required|bad certificate|unknown (certificate )?authority|unknown ca|expired|handshake failure"
 )
-CALLS = [
+CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("reading", "kv/range", {"key": "Lw==", "range_end": "MA=="}),
     ("writing", "kv/put", {"key": "Lw==", "value": "MQ=="}),
     ("revoking a lease", "lease/revoke", {"ID": "1234"}),
@@ -294,6 +302,79 @@ KEYS += [
 @pytest.mark.parametrize(("attempt", "argv", "answer"), KEYS, ids=[entry[0] for entry in KEYS])
 def test_etcd(inside: Attacker, got: Got, attempt: str, argv: list[str], answer: str) -> None:
     refused(got, f"etcd, {attempt}", inside.run(*argv), answer)
+
+
+EVERYTHING = {"key": "Lw==", "range_end": "MA=="}
+# etcd knows a user by the name in a certificate, and none of this name. Its gateway takes no certificate with a name.
+STOLEN = [
+    ("reading", etcdctl("get", "--prefix", "/", name="stolen"), "permission denied"),
+    ("writing", etcdctl("put", "/citus_ha/attack", "1", name="stolen"), "permission denied"),
+    ("adding a member", etcdctl("member", "add", "x", "--peer-urls=https://x:2380", name="stolen"), "name not found"),
+    ("listing users", etcdctl("user", "list", name="stolen"), "user name not found"),
+    ("ending authentication", etcdctl("auth", "disable", name="stolen"), "user name not found"),
+    ("a snapshot", etcdctl("snapshot", "save", "/tmp/loot/etcd", name="stolen"), "user not found"),
+    ("reading through the gateway", gateway("kv/range", EVERYTHING, *options("stolen")), "CommonName of client"),
+]
+LOGIN = {"name": "patroni", "password": "wrong"}
+# Without a name in it the gateway takes it, and demands a password. Without this header it would be the member's own
+# certificate that counts.
+SILENT_CLIENT = ("--header", "Accept:")
+NAMELESS = [
+    ("reading", gateway("kv/range", EVERYTHING, *options("nameless")), "user name is empty"),
+    ("reading as the member", gateway("kv/range", EVERYTHING, *options("nameless"), *SILENT_CLIENT), "denied"),
+    ("adding a member", gateway("cluster/member/add", CALLS[4][2], *options("nameless")), "user name is empty"),
+    ("adding it as the member", gateway("cluster/member/add", CALLS[4][2], *options("nameless"), *SILENT_CLIENT),
+     "user name not found"),
+    ("a wrong password", gateway("auth/authenticate", LOGIN, *options("nameless")), "authentication failed"),
+    ("the administrator's", gateway("auth/authenticate", {"name": "root", "password": ""}, *options("nameless")),
+     "authentication failed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("attempt", "argv", "answer"),
+    [(f"a server's stolen certificate, {what}", *rest) for what, *rest in STOLEN]
+    + [(f"its certificate without a name, {what}", *rest) for what, *rest in NAMELESS],
+)
+def test_etcd_with_a_stolen_certificate(inside: Attacker, got: Got, attempt: str, argv: list[str], answer: str) -> None:
+    refused(got, f"etcd, {attempt}", inside.run(*argv), answer)
+
+
+def test_leases_are_their_owners(demo: Cluster, inside: Attacker, got: Got) -> None:
+    administrator = ("--cert=/etc/citus_ha/registry/client.crt", "--key=/etc/citus_ha/registry/client.key")
+    trust = ("--cacert=/etc/citus_ha/tls/ca.crt", f"--endpoints={ETCD}")
+    listed = demo.inside("etcd-1", "etcdctl", *trust, *administrator, "lease", "list").split()
+    leases = [lease for lease in listed if re.fullmatch("[0-9a-f]{16}", lease)]
+    assert len(leases) >= 3
+    for lease in leases:
+        outcome = inside.run(*etcdctl("lease", "revoke", lease, name="stolen"))
+        refused(got, "etcd, a server's stolen certificate, revoking a lease", outcome, "permission denied")
+        outcome = inside.run(*gateway("lease/revoke", {"ID": str(int(lease, 16))}, *options("nameless")))
+        refused(got, "etcd, its certificate without a name, revoking a lease", outcome, "user name is empty")
+
+
+def test_patronis_password_opens_its_own_keys_alone(demo: Cluster, inside: Attacker, got: Got) -> None:
+    settings = demo.inside("worker1-1", "cat", "/etc/citus_ha/postgres/registry.yml")
+    login = yaml.safe_load(settings)["etcd3"]
+    opened = inside.run(
+        *gateway("auth/authenticate", {"name": login["username"], "password": login["password"]}, *options("nameless"))
+    )
+    assert opened.code == 0, opened.output
+    token = ("--header", f"Authorization: {json.loads(opened.output)['token']}", *options("nameless"))
+    prefix = f"/citus_ha/{demo.variables['cluster_name']}/"
+    found = inside.run(*gateway("kv/range", _patroni_registry.prefix_range(prefix), *token))
+    assert found.code == 0 and int(json.loads(found.output)["count"]) > 10, found.output
+    for attempt, path, data in [
+        ("reading everything", "kv/range", EVERYTHING),
+        ("reading another cluster's keys", "kv/range", _patroni_registry.prefix_range("/citus_ha/other/")),
+        ("writing another key", "kv/put", {"key": "Lw==", "value": "MQ=="}),
+        ("adding a member", "cluster/member/add", CALLS[4][2]),
+        ("a user of its own", "auth/user/add", {"name": "x", "password": "x"}),
+        ("ending authentication", "auth/disable", {}),
+        ("a snapshot", "maintenance/snapshot", {}),
+    ]:
+        outcome = inside.run(*gateway(path, data, *token))
+        refused(got, f"etcd, Patroni's password, {attempt}", outcome, "permission denied")
 
 
 # ---- Patroni, HAProxy

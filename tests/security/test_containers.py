@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -70,8 +71,26 @@ def test_every_container_is_watched_and_restarted(containers: dict[str, Any]) ->
     for name, attrs in containers.items():
         assert attrs["State"]["Health"]["Status"] == "healthy", name
         assert attrs["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped", name
-    for node in ("coordinator-1", "worker1-1", "postgres-1"):
-        assert containers[PREFIX + node]["HostConfig"]["Memory"] == 512 * 1024**2
+
+
+@pytest.mark.parametrize(
+    ("kind", "megabytes", "cpus", "shares"),
+    [
+        # The memory is the inventory's; of the CPU the servers have what the others leave.
+        ("coordinator-|worker[12]-|postgres-", 512, 0, 1024),
+        ("etcd-", 256, 1, 10240),
+        (r"pgbouncer-\d+$", 256, 1, 4096),
+        (r"pgbouncer-\d+-haproxy", 128, 1, 4096),
+    ],
+)
+def test_no_container_takes_what_the_others_need(
+    containers: dict[str, Any], kind: str, megabytes: int, cpus: int, shares: int
+) -> None:
+    limited = [attrs["HostConfig"] for name, attrs in containers.items() if re.match(f"{PREFIX}({kind})", name)]
+    assert limited
+    for given in limited:
+        assert given["Memory"] == given["MemorySwap"] == megabytes * 1024**2
+        assert (given["NanoCpus"], given["CpuShares"]) == (cpus * 10**9, shares)
 
 
 def test_the_root_file_system_cannot_be_written(demo: Cluster, containers: dict[str, Any]) -> None:

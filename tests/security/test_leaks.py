@@ -27,6 +27,7 @@ def secrets(demo: Cluster) -> dict[str, str]:
     """Every secret of the cluster by what it is, in each form that a leak could have."""
     folder = demo.inventory / ".secrets"
     found = {}
+    found["password of the registry"] = (folder / "etcd_password").read_text().strip()
     for file in (folder / "passwords").iterdir():
         value = file.read_text().strip()
         found[f"password of {file.name}"] = value
@@ -159,6 +160,7 @@ def test_git_ignores_them(demo: Cluster) -> None:
 
 
 def test_generated_passwords_cannot_be_guessed(demo: Cluster) -> None:
-    for file in (demo.inventory / ".secrets/passwords").iterdir():
+    folder = demo.inventory / ".secrets"
+    for file in [folder / "etcd_password", *(folder / "passwords").iterdir()]:
         value = file.read_text().strip()
         assert len(value) * math.log2(62) > 128 and re.fullmatch(r"[A-Za-z0-9]+", value)

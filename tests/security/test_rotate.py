@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import ssl
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from attackers import Attacker
+import yaml
+from attackers import Attacker, Outcome
 from cluster import PREFIX, Cluster, eventually
 from cryptography import x509
 from load import load
@@ -63,6 +65,22 @@ def served(demo: Cluster) -> dict[str, x509.Certificate]:
     return seen
 
 
+def registry_login(demo: Cluster) -> dict[str, str]:
+    """What a server logs in with at etcd."""
+    settings = demo.inside("worker1-1", "cat", "/etc/citus_ha/postgres/registry.yml")
+    return dict(yaml.safe_load(settings)["etcd3"])
+
+
+def log_in(demo: Cluster, login: dict[str, str]) -> Outcome:
+    """Log in at etcd, as the server that it is."""
+    folder, data = "/etc/citus_ha", json.dumps({"name": login["username"], "password": login["password"]})
+    return Attacker(demo.docker.containers.get(f"{PREFIX}worker1-1")).run(
+        *("curl", "--silent", "--fail-with-body", "--max-time", "5", "--cacert", f"{folder}/tls/ca.crt"),
+        *("--cert", f"{folder}/registry/client.crt", "--key", f"{folder}/registry/client.key"),
+        *("--data", data, f"https://{PREFIX}etcd-1:2379/v3/auth/authenticate"),
+    )
+
+
 def serials(demo: Cluster) -> dict[str, int]:
     """The serial numbers of those certificates."""
     return {where: certificate.serial_number for where, certificate in served(demo).items()}
@@ -103,10 +121,10 @@ def test_keys_and_certificates_are_replaced_without_a_restart(demo: Cluster, got
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_passwords_are_replaced(demo: Cluster, got: Got) -> None:
-    old = demo.password
+    old, login = demo.password, registry_login(demo)
     dry = demo.play("rotate", "-e", "what=passwords", "--check").succeeded()
     assert "would replace the passwords of app" in dry.output and dry.changed
-    assert demo.password == old
+    assert demo.password == old and registry_login(demo) == login
     assert not (demo.inventory / ".secrets/passwords.next").exists()
     processes = started(demo)
     with load(demo) as seen:
@@ -122,6 +140,13 @@ def test_passwords_are_replaced(demo: Cluster, got: Got) -> None:
             with pytest.raises(psycopg2.OperationalError, match="authentication failed") as refused:
                 demo.connect(port=port, password=old, dbname=database)
             got(f"the old password at {entrance}, database {database}", str(refused.value).strip())
+    # The registry's, which no client of the database has
+    assert registry_login(demo)["password"] != login["password"]
+    assert login["password"] not in run.output and registry_login(demo)["password"] not in run.output
+    assert log_in(demo, registry_login(demo)).code == 0
+    outcome = log_in(demo, login)
+    got("Patroni's old password at etcd", outcome.got)
+    assert outcome.code != 0 and "authentication failed" in outcome.output, outcome.output
     # Every primary has it, also those that clients seldom see
     stored = {demo.psql(demo.leader(group), "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'", "postgres")
               for group in ("coordinator", "worker1", "worker2", "postgres")}  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from attackers import LOOT, Attacker, attacker
 from cluster import PREFIX, Cluster
-from test_attacks import CA, SILENT, UNSAFE, pair, server, unsafe
+from test_attacks import CA, SILENT, STOLEN, UNSAFE, pair, server, unsafe
 
 WEAKER = {
     # PostgreSQL: anybody, from anywhere, as anybody, without TLS
@@ -19,6 +19,7 @@ WEAKER = {
     "postgres_parameters": {"ssl_min_protocol_version": "TLSv1", "ssl_ciphers": "ALL:@SECLEVEL=0"},
     "pgbouncer_parameters": {"client_tls_sslmode": "allow", "admin_users": "app"},
     "postgres_patroni_allowlist": ["0.0.0.0/0"],
+    "cluster_etcd_authentication": False,
     "cluster_roles": [{"name": "app", "flags": ["SUPERUSER"]}],
 }  # fmt: skip
 
@@ -67,6 +68,12 @@ def test_patroni_takes_a_stolen_certificate(inside: Attacker) -> None:
     method, path = UNSAFE[1]
     stolen = ("--cert", f"{LOOT}/stolen.crt", "--key", f"{LOOT}/stolen.key")
     assert not inside.run(*unsafe(method, path, *stolen)).output.endswith(" 403")
+
+
+def test_etcd_shows_everything_to_a_stolen_certificate(inside: Attacker) -> None:
+    what, argv, _refusal = STOLEN[0]
+    outcome = inside.run(*argv)
+    assert (what, outcome.code) == ("reading", 0) and "/leader" in outcome.output, outcome.output
 
 
 def test_the_application_role_reads_hashes(weakened: Cluster) -> None:

@@ -97,27 +97,37 @@ def test_a_cluster_without_citus() -> None:
 
 
 class Etcd(http.server.BaseHTTPRequestHandler):
-    """etcd's JSON gateway, for one range request."""
+    """etcd's JSON gateway, for one range request; with a password where the server has one."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        login = getattr(self.server, "login", None)
+        if self.path == "/v3/auth/authenticate":
+            right = body == login
+            return self.answer(200 if right else 400, {"token": "abc.1"} if right else {"message": "wrong"})
+        if login and self.headers["Authorization"] != "abc.1":
+            return self.answer(400, {"code": 3, "message": "etcdserver: user name is empty"})
         start, end = (base64.b64decode(body[key]).decode() for key in ("key", "range_end"))
         found = [
             {"key": base64.b64encode(key.encode()).decode(), "value": base64.b64encode(value.encode()).decode()}
             for key, value in KEYS.items()
             if start <= key < end
         ]
-        self.send_response(200)
+        return self.answer(200, {"kvs": found} if found else {})
+
+    def answer(self, status: int, content: dict[str, Any]) -> None:
+        self.send_response(status)
         self.end_headers()
-        self.wfile.write(json.dumps({"kvs": found} if found else {}).encode())
+        self.wfile.write(json.dumps(content).encode())
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[str]:
+@pytest.fixture(scope="module", params=[None])
+def etcd(request: pytest.FixtureRequest) -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Etcd)
+    server.login = request.param  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -163,6 +173,18 @@ def test_with_ansible(tmp_path: Path, etcd: str) -> None:
     assert seen["_meta"]["hostvars"]["coordinator-2"]["ansible_host"] == {
         "__ansible_unsafe": "coordinator-2.example.org"
     }
+
+
+@pytest.mark.parametrize("etcd", [{"name": "ansible", "password": "secret"}], indirect=True)
+def test_etcd_with_a_password(tmp_path: Path, etcd: str) -> None:
+    (tmp_path / "password").write_text("secret\n")
+    options = {"etcd_urls": [etcd], "scope": "shop", "etcd_user": "ansible"}
+    template = f"{{{{ lookup('ansible.builtin.file', '{tmp_path}/password') }}}}"
+    seen, _errors = ansible_inventory(tmp_path, **options, etcd_password=template)
+    assert seen["citus_coordinator_leader"]["hosts"] == ["coordinator-1"]
+    for wrong, words in (({"etcd_password": "other"}, "wrong"), ({"etcd_user": ""}, "user name is empty")):
+        seen, errors = ansible_inventory(tmp_path, **{**options, **wrong})
+        assert seen == {} and words in errors
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,16 @@ def test_the_default_inventory_is_in_order() -> None:
         ),
         pytest.param(inventory(everywhere={"citus_version": "9.5"}), ["citus_version is '9.5'"], id="citus version"),
         pytest.param(
+            inventory(everywhere={"cluster_etcd_password": "elevenchars"}),
+            ["Patroni: cluster_etcd_password", "11 characters", "at least 12"],
+            id="short password of the registry",
+        ),
+        pytest.param(
+            inventory(everywhere={"cluster_etcd_password": "more than one word"}),
+            ["cluster_etcd_password", "has white space", "choose one without"],
+            id="password of the registry with white space",
+        ),
+        pytest.param(
             inventory(everywhere={"cluster_roles": [{"name": "app", "password": "elevenchars"}]}),
             ["role app", "11 characters", "at least 12"],
             id="short password",

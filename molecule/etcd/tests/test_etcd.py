@@ -12,7 +12,9 @@ import pytest
 import testinfra
 
 MEMBERS = [f"molecule-etcd-{number}" for number in (1, 2, 3)]
-TLS = "--cacert=/etc/citus_ha/tls/ca.crt --cert=/etc/citus_ha/tls/node.crt --key=/etc/citus_ha/tls/node.key"
+TLS = (
+    "--cacert=/etc/citus_ha/tls/ca.crt --cert=/etc/citus_ha/registry/client.crt --key=/etc/citus_ha/registry/client.key"
+)
 
 
 def etcdctl(member: str, arguments: str) -> testinfra.backend.base.CommandResult:
