@@ -46,14 +46,19 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     return True
 
 
-def certificate_is_good(certificate: str, authority: str, names: Iterable[str], days: int) -> bool:
+def certificate_is_good(
+    certificate: str, authority: str, names: Iterable[str], days: int, common_name: str | None = None
+) -> bool:
     """Whether a PEM certificate is signed by an authority, for exactly these names, and valid for ``days`` more.
 
-    ``authority`` is one certificate or several.
+    ``authority`` is one certificate or several. ``common_name`` is what its ``CN`` must be, empty for none at all.
     """
     _require_cryptography("certificate_is_good")
     node = x509.load_pem_x509_certificate(certificate.encode())
     if not any(is_issued_by(node, issuer) for issuer in x509.load_pem_x509_certificates(authority.encode())):
+        return False
+    given = [str(attribute.value) for attribute in node.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
+    if common_name is not None and given != ([common_name] if common_name else []):
         return False
     extension = node.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     found = {f"DNS:{name}" for name in extension.get_values_for_type(x509.DNSName)}

@@ -77,7 +77,7 @@ etcd_urls:
   - https://etcd3.example.org:2379
 scope: shop
 etcd_user: ansible
-etcd_password: "{{ lookup('ansible.builtin.file', '.secrets/etcd_password') }}"
+etcd_password: "{{ lookup('ansible.builtin.env', 'ETCD_PASSWORD') }}"
 ca_cert: .secrets/ca.crt
 client_cert: .secrets/client.crt
 client_key: .secrets/client.key

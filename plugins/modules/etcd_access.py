@@ -43,11 +43,11 @@ options:
       - Password of a new user. The one of an existing user is left as it is, for nobody can see whether it is the same.
     type: str
   exclusive:
-    description: Remove the other users who have the role.
+    description: Remove the other users who have the role, once O(user) has it.
     type: bool
     default: false
   grace:
-    description: Seconds to wait before users are removed, until everybody has read the new password.
+    description: Seconds to wait before somebody loses access, until everybody has read the new password.
     type: int
     default: 0
   enabled:
@@ -91,6 +91,10 @@ actions:
   elements: str
   returned: success
   sample: ["user add patroni-2026 --interactive=false", "user grant-role patroni-2026 patroni"]
+enabled:
+  description: Whether etcd demands authentication in the end (in check mode, as it is).
+  type: bool
+  returned: success
 """
 
 import base64
@@ -160,10 +164,12 @@ def plan(state: State, wanted: Wanted) -> list[Step]:
             steps.append(Step(("user", "add", ROOT, "--no-password")))
         if ROOT not in state.users.get(ROOT, ()):
             steps.append(Step(("user", "grant-role", ROOT, ROOT)))
-        steps.append(Step(("auth", "enable")))
+        steps.append(Step(("auth", "enable"), takes_access=True))
     if wanted.enabled is False and state.enabled:
         steps.append(Step(("auth", "disable")))
-    if wanted.exclusive:
+    # With a prefix the steps above make it.
+    will_have_role = bool(wanted.prefix) or wanted.role in state.users.get(wanted.user, ())
+    if wanted.exclusive and will_have_role:
         others = [
             name for name, roles in state.users.items() if wanted.role in roles and name not in (wanted.user, ROOT)
         ]
@@ -221,12 +227,16 @@ class Etcdctl:
         answer = json.loads(self.run(*argv, "--write-out=json"))
         return dict(answer)
 
+    def demands_authentication(self) -> bool:
+        """Whether everybody has to log in."""
+        return bool(self.ask("auth", "status").get("enabled"))
+
     def observe(self, wanted: Wanted) -> State:
         """Everything that the plan wants to know."""
         role = wanted.role
         names = self.ask("user", "list").get("users", [])
         return State(
-            enabled=bool(self.ask("auth", "status").get("enabled")),
+            enabled=self.demands_authentication(),
             users={name: frozenset(self.ask("user", "get", name).get("roles", [])) for name in names},
             permissions=self._permissions(role) if role in self.ask("role", "list").get("roles", []) else None,
             used=bool(wanted.prefix and self.ask("get", wanted.prefix, "--prefix", "--limit=1").get("kvs")),
@@ -268,7 +278,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     wanted = wanted_by(params)
     etcd = Etcdctl(params["endpoint"], params["cacert"], params["cert"], params["key"])
-    steps = plan(etcd.observe(wanted), wanted)
+    state = etcd.observe(wanted)
+    steps = plan(state, wanted)
     if not params["password"] and any(step.gives_password for step in steps):
         raise InvalidInput(f"The user {wanted.user} is to be made without a password.", "Give password.")
     if not module.check_mode:
@@ -282,6 +293,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return {
         "changed": bool(actions),
         "actions": actions,
+        "enabled": state.enabled if module.check_mode else etcd.demands_authentication(),
         "diff": {"prepared": "".join(f"etcdctl {action}\n" for action in actions)},
     }
 

@@ -19,6 +19,7 @@ FACTS = {
     "cluster_topology",
     "citus_node_image",
     "citus_node_image_source",
+    "etcd_is_open",
     "postgres_is_leader",
     "service_machine",
     "service_missing",
@@ -54,6 +55,7 @@ def check(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     yield from _check_system(inventory, nodes)
     yield from _check_patroni(inventory, nodes)
     yield from _check_passwords(inventory, nodes)
+    yield from _check_registry_login(inventory, nodes)
     yield from unknown_variables(inventory, nodes)
 
 
@@ -248,6 +250,14 @@ def _check_patroni(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[
             )
 
 
+def _check_registry_login(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    """What etcd's members make is what the servers are told."""
+    for variable in ("cluster_etcd_password", "cluster_etcd_authentication"):
+        values = {str(inventory.get(node.name, variable)) for node in nodes.values()}
+        if len(values) > 1:
+            yield Finding("all", variable, "not the same on all hosts", "write it once, into group_vars/all.")
+
+
 def _given_passwords(inventory: Inventory, node: Node) -> Iterable[tuple[str, str, str]]:
     """Whose password, in which variable, and what it is."""
     for role in inventory.get(node.name, "cluster_roles") or []:
@@ -261,9 +271,9 @@ def _check_passwords(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterabl
     reported = set()
     for node in nodes.values():
         for whose, variable, password in _given_passwords(inventory, node):
-            if whose in reported:
+            if (whose, password) in reported:
                 continue
-            reported.add(whose)
+            reported.add((whose, password))
             if len(password) < MINIMUM_PASSWORD_LENGTH:
                 yield Finding(
                     whose,

@@ -340,7 +340,7 @@ def test_etcd_with_a_stolen_certificate(inside: Attacker, got: Got, attempt: str
     refused(got, f"etcd, {attempt}", inside.run(*argv), answer)
 
 
-def test_leases_are_their_owners(demo: Cluster, inside: Attacker, got: Got) -> None:
+def test_leases_are_revoked_by_their_owners_alone(demo: Cluster, inside: Attacker, got: Got) -> None:
     administrator = ("--cert=/etc/citus_ha/registry/client.crt", "--key=/etc/citus_ha/registry/client.key")
     trust = ("--cacert=/etc/citus_ha/tls/ca.crt", f"--endpoints={ETCD}")
     listed = demo.inside("etcd-1", "etcdctl", *trust, *administrator, "lease", "list").split()

@@ -27,7 +27,8 @@ def secrets(demo: Cluster) -> dict[str, str]:
     """Every secret of the cluster by what it is, in each form that a leak could have."""
     folder = demo.inventory / ".secrets"
     found = {}
-    found["password of the registry"] = (folder / "etcd_password").read_text().strip()
+    for name in ("etcd_password", "etcd_user_key"):
+        found[name] = (folder / name).read_text().strip()
     for file in (folder / "passwords").iterdir():
         value = file.read_text().strip()
         found[f"password of {file.name}"] = value
@@ -161,6 +162,6 @@ def test_git_ignores_them(demo: Cluster) -> None:
 
 def test_generated_passwords_cannot_be_guessed(demo: Cluster) -> None:
     folder = demo.inventory / ".secrets"
-    for file in [folder / "etcd_password", *(folder / "passwords").iterdir()]:
+    for file in [folder / "etcd_password", folder / "etcd_user_key", *(folder / "passwords").iterdir()]:
         value = file.read_text().strip()
         assert len(value) * math.log2(62) > 128 and re.fullmatch(r"[A-Za-z0-9]+", value)

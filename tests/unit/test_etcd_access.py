@@ -56,6 +56,12 @@ def test_a_new_password_opens_beside_the_old_one_until_that_is_removed() -> None
     assert commands(both, SHUT_OUT) == ["user delete patroni-old"]
 
 
+def test_nobody_is_shut_out_before_the_new_user_is_there() -> None:
+    assert commands(OLD, SHUT_OUT) == []
+    without_role = State(True, {**OLD.users, "patroni-new": frozenset()}, OLD.permissions)
+    assert commands(without_role, SHUT_OUT) == []
+
+
 def test_rights_beyond_the_prefix_are_taken() -> None:
     state = State(True, OLD.users, frozenset({below(PREFIX), (2, b"/", b"0"), (0, b"/one", b"")}))
     assert commands(state, Wanted("patroni", PREFIX, "patroni-old")) == [

@@ -151,6 +151,16 @@ def test_one_of_two_authorities_is_enough() -> None:
     assert certificate_is_good(pem(node), pem(old) + pem(new), ["DNS:node"], 30) is True
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted", "good"), [("root", "root", True), ("root", "", False), ("", "", True), ("", "root", False)]
+)
+def test_a_certificate_with_another_name_is_not_good(given: str, wanted: str, good: bool) -> None:
+    ca_key, ca = authority("ca")
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, given)] if given else [])
+    node = certificate(subject, ca.subject, ec.generate_private_key(ec.SECP256R1()), ca_key, 60, ["node"])
+    assert certificate_is_good(pem(node), pem(ca), ["DNS:node"], 30, wanted) is good
+
+
 @pytest.mark.parametrize("passphrase", ["", "open sesame"])
 def test_the_key_says_which_authority_signs(passphrase: str) -> None:
     (_key, old), (new_key, new) = authority("the same"), authority("the same")

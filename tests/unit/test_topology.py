@@ -126,6 +126,11 @@ def test_the_default_inventory_is_in_order() -> None:
         ),
         pytest.param(inventory(everywhere={"citus_version": "9.5"}), ["citus_version is '9.5'"], id="citus version"),
         pytest.param(
+            inventory(worker1_1={"cluster_etcd_authentication": False}),
+            ["cluster_etcd_authentication", "not the same on all hosts", "group_vars/all"],
+            id="a registry with and without authentication",
+        ),
+        pytest.param(
             inventory(everywhere={"cluster_etcd_password": "elevenchars"}),
             ["Patroni: cluster_etcd_password", "11 characters", "at least 12"],
             id="short password of the registry",
