@@ -133,12 +133,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
             if not self.get_option("scope"):
                 raise InvalidInput("etcd_urls needs scope.", "Give Patroni's name of the cluster.")
             registries = [_patroni_registry.Etcd(url, ca_cert, client_cert, client_key, timeout) for url in etcd_urls]
-            if self.get_option("etcd_user"):
-                login = tuple(
-                    self.templar.template(self.get_option(name) or "") for name in ("etcd_user", "etcd_password")
-                )
-                for registry in registries:
-                    registry.login = login
+            user, password = (
+                self.templar.template(self.get_option(name) or "") for name in ("etcd_user", "etcd_password")
+            )
+            for registry in registries:
+                registry.login = (user, password)
             found: list[_patroni_registry.Found] = _patroni_registry.first_answer(
                 registries, "members", self.get_option("namespace"), self.get_option("scope")
             )

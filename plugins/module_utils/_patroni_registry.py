@@ -145,14 +145,14 @@ class Etcd(_patroni.Client):
     what = "member of etcd"
     default_port = 2379
     hint = "Check that etcd listens there, and the TLS options."
-    #: User and password, where etcd demands authentication.
-    login: tuple[str, str] | None = None
+    #: User and password; no user where etcd demands no authentication.
+    login: tuple[str, str] = ("", "")
 
     def log_in(self) -> None:
         """Have a token for the requests that follow."""
-        if self.login is None or self.headers:
-            return
         name, password = self.login
+        if not name or self.headers:
+            return
         answer = self.json("POST", "/v3/auth/authenticate", {"name": name, "password": password})
         self.headers = {"Authorization": str(answer.get("token", ""))}
 
