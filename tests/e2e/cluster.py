@@ -111,6 +111,10 @@ class Cluster:
         assert code == 0, f"{argv} in {node}: {output}"
         return (output[0] or b"").decode()
 
+    def registry_login(self) -> dict[str, str]:
+        """The ``username`` and ``password`` that a server logs in with at etcd."""
+        return dict(yaml.safe_load(self.inside("worker1-1", "cat", "/etc/citus_ha/postgres/registry.yml"))["etcd3"])
+
     def psql(self, node: str, statement: str, database: str = "app", user: str = "postgres") -> str:
         """What a statement answers on a node, over its Unix socket: unaligned, without heading."""
         return self.inside(

@@ -84,7 +84,7 @@ def test_the_cluster_is_healthy(demo: Cluster) -> None:
 
 
 def test_ansible_finds_the_leaders_in_the_registry(demo: Cluster, tmp_path: Path) -> None:
-    login = yaml.safe_load(demo.inside("worker1-1", "cat", "/etc/citus_ha/postgres/registry.yml"))["etcd3"]
+    login = demo.registry_login()
     network = demo.docker.containers.get(f"{PREFIX}etcd-2").attrs["NetworkSettings"]["Networks"]
     client = demo.inventory / f".secrets/pki/registry@{PREFIX}worker1-1"
     asked = {

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cluster import PREFIX, Cluster, cluster
@@ -68,6 +71,18 @@ def test_a_package_that_is_not_there(nothing: Cluster) -> None:
     output = refused(nothing, "-e", "citus_package_source=files", "-e", "citus_package_path=/nowhere")
     assert "/nowhere on the controller has no postgresql-17-citus-14.0_*.deb" in output
     assert "citus_package_source: repository" in output
+
+
+def test_a_package_that_nobody_checked(nothing: Cluster, tmp_path: Path) -> None:
+    for version in ("14.0.1", "14.0.2"):
+        (tmp_path / f"postgresql-17-citus-14.0_{version}.citus-1_amd64.deb").write_text(version)
+    variables = {
+        "citus_package_source": "files",
+        "citus_package_path": str(tmp_path),
+        "citus_package_checksums": [hashlib.sha256(b"14.0.1").hexdigest()],
+    }
+    output = refused(nothing, "-e", json.dumps(variables))
+    assert f"checksums has them: postgresql-17-citus-14.0_14.0.2.citus-1_amd64.deb in {tmp_path}" in output
 
 
 def test_a_typo_in_the_inventory(nothing: Cluster) -> None:

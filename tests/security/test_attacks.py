@@ -16,7 +16,6 @@ from typing import Any
 
 import psycopg2
 import pytest
-import yaml
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni_registry
 from attackers import LOOT, NODE, Attacker, Outcome, attacker
 from cluster import PREFIX, Cluster
@@ -354,8 +353,7 @@ def test_leases_are_revoked_by_their_owners_alone(demo: Cluster, inside: Attacke
 
 
 def test_patronis_password_opens_its_own_keys_alone(demo: Cluster, inside: Attacker, got: Got) -> None:
-    settings = demo.inside("worker1-1", "cat", "/etc/citus_ha/postgres/registry.yml")
-    login = yaml.safe_load(settings)["etcd3"]
+    login = demo.registry_login()
     opened = inside.run(
         *gateway("auth/authenticate", {"name": login["username"], "password": login["password"]}, *options("nameless"))
     )

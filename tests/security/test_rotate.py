@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-import yaml
 from attackers import Attacker, Outcome
 from cluster import PREFIX, Cluster, eventually
 from cryptography import x509
@@ -63,12 +62,6 @@ def served(demo: Cluster) -> dict[str, x509.Certificate]:
         assert shown
         seen[f"{node}:{port}"] = x509.load_der_x509_certificate(shown)
     return seen
-
-
-def registry_login(demo: Cluster) -> dict[str, str]:
-    """What a server logs in with at etcd."""
-    settings = demo.inside("worker1-1", "cat", "/etc/citus_ha/postgres/registry.yml")
-    return dict(yaml.safe_load(settings)["etcd3"])
 
 
 def log_in(demo: Cluster, login: dict[str, str]) -> Outcome:
@@ -121,10 +114,10 @@ def test_keys_and_certificates_are_replaced_without_a_restart(demo: Cluster, got
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_passwords_are_replaced(demo: Cluster, got: Got) -> None:
-    old, login = demo.password, registry_login(demo)
+    old, login = demo.password, demo.registry_login()
     dry = demo.play("rotate", "-e", "what=passwords", "--check").succeeded()
     assert "would replace the passwords of app" in dry.output and dry.changed
-    assert demo.password == old and registry_login(demo) == login
+    assert demo.password == old and demo.registry_login() == login
     assert not (demo.inventory / ".secrets/passwords.next").exists()
     processes = started(demo)
     with load(demo) as seen:
@@ -141,9 +134,9 @@ def test_passwords_are_replaced(demo: Cluster, got: Got) -> None:
                 demo.connect(port=port, password=old, dbname=database)
             got(f"the old password at {entrance}, database {database}", str(refused.value).strip())
     # The registry's, which no client of the database has
-    assert registry_login(demo)["password"] != login["password"]
-    assert login["password"] not in run.output and registry_login(demo)["password"] not in run.output
-    assert log_in(demo, registry_login(demo)).code == 0
+    assert demo.registry_login()["password"] != login["password"]
+    assert login["password"] not in run.output and demo.registry_login()["password"] not in run.output
+    assert log_in(demo, demo.registry_login()).code == 0
     outcome = log_in(demo, login)
     got("Patroni's old password at etcd", outcome.got)
     assert outcome.code != 0 and "authentication failed" in outcome.output, outcome.output
