@@ -26,6 +26,7 @@ DUMP = """
     given:
       command: "{{ service_command }}"
       user: "{{ service_user }}"
+      memory: "{{ service_memory }}"
       files: "{{ service_files }}"
       restart_files: "{{ service_restart_files | default([]) }}"
       data_path: "{{ service_data_path | default('') }}"

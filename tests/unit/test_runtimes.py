@@ -27,7 +27,6 @@ VARIABLES: dict[str, Any] = {
     "ansible_connection": "local",
     "ansible_python_interpreter": sys.executable,
     "cluster_name": "citus",
-    "postgres_memory": "1g",
     "postgres_parameters": {"work_mem": "9MB"},
     "postgres_client_networks": ["10.0.0.0/8"],
     "pgbouncer_parameters": {"query_wait_timeout": 60},
@@ -69,6 +68,8 @@ def render_with(folder: Path, manager: str) -> Rendered:
     everywhere = {
         **VARIABLES,
         "service_manager": manager,
+        # One machine for all four servers' containers
+        "service_machine_memory": 2**30 * (4 if manager == "docker" else 1),
         "dump_path": str(dump),
         "cluster_secrets_path": str(folder / "secrets"),
     }
@@ -97,8 +98,13 @@ def test_the_same_processes_run(rendered: dict[str, Rendered]) -> None:
     names = {host for hosts in HOSTS.values() for host in hosts} | {"pgbouncer-1-haproxy"}
     assert docker.keys() == systemd.keys() == names
     for name in names:
-        for aspect in ("command", "user", "restart_files", "data_path", "reload_signal", "stop_signal"):
+        for aspect in ("command", "user", "memory", "restart_files", "data_path", "reload_signal", "stop_signal"):
             assert docker[name][aspect] == systemd[name][aspect], f"{aspect} of {name}"
+
+
+def test_without_a_limit_in_the_inventory_a_server_has_its_share_of_the_machine(rendered: dict[str, Rendered]) -> None:
+    assert int(rendered["docker"]["worker1-1"]["memory"]) == 896 * 2**20
+    assert "shared_buffers: 224MB" in content(rendered["docker"]["worker1-1"], "/etc/citus_ha/postgres/patroni.yml")
 
 
 @pytest.mark.parametrize(
