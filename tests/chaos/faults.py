@@ -1,7 +1,7 @@
 # Copyright (c) 2026 citus_ha contributors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
 # SPDX-License-Identifier: MIT
-"""What can go wrong with a node, and how it is undone. Only the cluster's own containers are touched."""
+"""What can go wrong, where, and for how long."""
 
 from __future__ import annotations
 
@@ -13,97 +13,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import docker
-from nodes import DATA, Nodes
-
-Action = Callable[[Nodes, str], None]
-
-POSTMASTER = f"head -n 1 {DATA}/postmaster.pid"
-
-
-def shell(script: str) -> Action:
-    """A command inside the node."""
-
-    def run(nodes: Nodes, node: str) -> None:
-        nodes.inside(node, "sh", "-c", script)
-
-    return run
-
-
-def kill_container(nodes: Nodes, node: str) -> None:
-    """SIGKILL for everything in the node at once; it stays away until it is started."""
-    nodes.container(node).kill()
-
-
-def start_container(nodes: Nodes, node: str) -> None:
-    """Start it, if it does not run."""
-    nodes.container(node).start()
-
-
-def freeze(nodes: Nodes, node: str) -> None:
-    """Stop every process in the node, in the midst of whatever it does."""
-    nodes.container(node).pause()
-
-
-def thaw(nodes: Nodes, node: str) -> None:
-    """Let them go on."""
-    with suppress(docker.errors.APIError):  # it is not frozen
-        nodes.container(node).unpause()
-
-
-def in_network_of(nodes: Nodes, node: str, *command: str) -> None:
-    """Run a program of this machine in the node's network."""
-    subprocess.run(["nsenter", "-t", str(nodes.pid(node)), "-n", *command], check=True, capture_output=True, timeout=30)
-
-
-def drop(nodes: Nodes, node: str, *match: str) -> None:
-    """Lose what matches, in both directions."""
-    for chain, side in (("INPUT", "-s"), ("OUTPUT", "-d")):
-        where = [side if word == "PEER" else word for word in match]
-        interface = ["!", "-i" if chain == "INPUT" else "-o", "lo"]
-        in_network_of(nodes, node, "iptables", "-A", chain, *interface, *where, "-j", "DROP")
-
-
-def cut_off(nodes: Nodes, node: str) -> None:
-    """Nobody reaches it, and it reaches nobody."""
-    drop(nodes, node)
-
-
-def cut_from_etcd(nodes: Nodes, node: str) -> None:
-    """It does not reach etcd any more, but everybody else."""
-    for member in nodes.etcd:
-        drop(nodes, node, "PEER", nodes.address(member))
-
-
-def cut_replication(nodes: Nodes, node: str) -> None:
-    """Members of its group do not reach its PostgreSQL, nor it theirs; Patroni's API and everybody else do."""
-    for other in nodes.groups[nodes.group_of(node)]:
-        if other != node:
-            for port in ("--dport", "--sport"):
-                drop(nodes, node, "PEER", nodes.address(other), "-p", "tcp", port, "5432")
-
-
-def lose_packets(nodes: Nodes, node: str) -> None:
-    """One packet in ten is lost."""
-    drop(nodes, node, "-m", "statistic", "--mode", "random", "--probability", "0.1")
-
-
-def delay_packets(nodes: Nodes, node: str) -> None:
-    """Every packet is late, some very. Needs the kernel's netem."""
-    in_network_of(
-        nodes, node, "tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", "80ms", "40ms", "loss", "1%"
-    )
-
-
-def mend_network(nodes: Nodes, node: str) -> None:
-    """As if nothing had been done to the node's network."""
-    if nodes.running(node):
-        in_network_of(nodes, node, "iptables", "-F")
-        with suppress(subprocess.CalledProcessError):  # there was no delay
-            in_network_of(nodes, node, "tc", "qdisc", "del", "dev", "eth0", "root")
-
-
-def nothing(_nodes: Nodes, _node: str) -> None:
-    """What is not undone, because the cluster must do that."""
+from actions import (
+    POSTMASTER,
+    Action,
+    cut_from_etcd,
+    cut_off,
+    cut_replication,
+    delay_packets,
+    empty_disk,
+    fill_disk,
+    freeze,
+    kill_container,
+    lose_packets,
+    mend_network,
+    nothing,
+    shell,
+    start_container,
+    thaw,
+)
+from nodes import KILLED, Nodes
 
 
 @dataclass(frozen=True)
@@ -139,6 +67,7 @@ FAULTS = {
         Fault("cut_replication", cut_replication, mend_network, 20, ("coordinator", "worker")),
         Fault("lose_packets", lose_packets, mend_network, 20, SERVERS),
         Fault("delay_packets", delay_packets, mend_network, 20, SERVERS),
+        Fault("disk_full", fill_disk, empty_disk, 20, SERVERS),
         Fault("etcd_lost_1", kill_container, start_container, 30, ("etcd*1",)),
         Fault("etcd_lost_2", kill_container, start_container, 60, ("etcd*2",)),
         Fault("etcd_lost_3", kill_container, start_container, 60, ("etcd*3",)),
@@ -146,11 +75,26 @@ FAULTS = {
         Fault("kill_leader_and_standby", kill_container, start_container, 40, ("coordinator+worker_standby",)),
     )
 }
-# Planned work is a fault that must not be noticed: a playbook, its arguments.
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A playbook, whose work must not be noticed. ``{worker}`` stands for a group of workers.
+
+    ``killed``: it dies with everything that it has started on the controller, once it holds the clients.
+    """
+
+    playbook: str
+    arguments: tuple[str, ...] = ()
+    killed: bool = False
+
+
 PLANNED = {
-    "switchover:coordinator": ("switchover", "-e", "group=coordinator"),
-    "switchover:worker": ("switchover", "-e", "group={worker}"),
-    "restart": ("restart",),
+    "switchover:coordinator": Planned("switchover", ("-e", "group=coordinator")),
+    "switchover:worker": Planned("switchover", ("-e", "group={worker}")),
+    "restart": Planned("restart"),
+    "controller_killed:coordinator": Planned("switchover", ("-e", "group=coordinator"), killed=True),
+    "controller_killed:worker": Planned("switchover", ("-e", "group={worker}"), killed=True),
 }
 QUICK = (
     "switchover:worker",
@@ -204,15 +148,19 @@ class Happened:
 def happen(
     nodes: Nodes, name: str, chance: random.Random, patience: float, troubles: Callable[[], list[str]]
 ) -> Happened:
-    """Let a fault happen, undo it, and wait until the cluster is complete by itself and its clients are steady."""
+    """Let a fault happen, undo it, and wait until the cluster is complete by itself and its clients are steady.
+
+    :raises CannotHappen: something that it needs is missing; nothing was done.
+    """
     begun = time.time()
     problem = ""
     if name in PLANNED:
         worker = chance.choice([group for group in nodes.groups if group != "coordinator"])
-        playbook, *arguments = (word.format(worker=worker) for word in PLANNED[name])
-        code, output = nodes.play(playbook, *arguments)
+        work = PLANNED[name]
+        arguments = [word.format(worker=worker) for word in work.arguments]
         hit = [worker] if "worker" in name else ["coordinator"] if "coordinator" in name else ["all"]
-        problem = "" if code == 0 else f"the playbook failed: {output[-1500:]}"
+        code, output = nodes.play(work.playbook, *arguments, until=nodes.any_paused if work.killed else None)
+        problem = "" if code == (KILLED if work.killed else 0) else f"the playbook ended with {code}: {output[-1500:]}"
     else:
         fault_name, _colon, place = name.partition(":")
         fault = FAULTS[fault_name]
@@ -240,6 +188,7 @@ def undo_everything(nodes: Nodes) -> None:
         with suppress(docker.errors.APIError):
             thaw(nodes, node)
             start_container(nodes, node)
+            empty_disk(nodes, node)
             nodes.inside(node, "sh", "-c", "kill -CONT -1")
         with suppress(subprocess.CalledProcessError, OSError):
             mend_network(nodes, node)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import docker
 REPOSITORY = Path(__file__).resolve().parents[2]
 TLS = "/etc/citus_ha/tls"
 CURL = ["curl", "-s", "-m", "3", "--cacert", f"{TLS}/ca.crt", "--cert", f"{TLS}/node.crt", "--key", f"{TLS}/node.key"]
+SHOW_STATE = ["psql", "-XAt", "-h", "/run/pgbouncer", "-p", "6432", "-U", "pgbouncer", "-c", "SHOW STATE", "pgbouncer"]
+KILLED = -9
+"""Exit code of a playbook that was killed."""
 DATA = "/var/lib/citus_ha/postgres/data"
 
 
@@ -118,9 +122,18 @@ class Nodes:
         leader = self.leader(group)
         return next(name for name in self.groups[group] if name != leader)
 
+    def paused(self) -> list[str]:
+        """The poolers that hold their clients."""
+        return [name for name in self.poolers if "paused|yes" in self.inside(name, *SHOW_STATE)]
+
+    def any_paused(self) -> bool:
+        """Whether a pooler holds its clients."""
+        return bool(self.paused())
+
     def lacking(self) -> list[str]:
         """What the cluster lacks to be complete: all run, one leader in each group, the others stream in step."""
         lacking = [f"{name} does not run" for name in self.all if not self.running(name)]
+        lacking += [f"{name} is paused" for name in self.paused()]
         for group, names in self.groups.items():
             members = {member.name: member for member in self.members(group)}
             leaders = [member for member in members.values() if member.role == "leader" and member.state == "running"]
@@ -143,20 +156,32 @@ class Nodes:
             time.sleep(1)
         return lacking
 
-    def play(self, playbook: str, *arguments: str) -> tuple[int, str]:
-        """Run a playbook of the collection; its exit code and output."""
+    def play(
+        self, playbook: str, *arguments: str, until: Callable[[], bool] | None = None, timeout: float = 900
+    ) -> tuple[int, str]:
+        """Run a playbook of the collection; its exit code and output.
+
+        As soon as ``until`` says so it is killed, with every process that it has started here.
+        """
         command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.inventory)]
-        finished = subprocess.run(
-            [*command, str(REPOSITORY / f"playbooks/{playbook}.yml"), *arguments],
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        return finished.returncode, finished.stdout
+        # Ansible's workers are in sessions of their own; in a process namespace they die with the first process.
+        alone = [] if until is None else ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        with tempfile.TemporaryFile("w+") as output:
+            running = subprocess.Popen(
+                [*alone, *command, str(REPOSITORY / f"playbooks/{playbook}.yml"), *arguments],
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            deadline = time.monotonic() + timeout
+            while running.poll() is None and time.monotonic() < deadline and not (until and until()):
+                time.sleep(0.05)
+            running.kill()  # does nothing to one that has ended
+            code = running.wait()
+            output.seek(0)
+            return code, output.read()
 
 
 def _inventory(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import faults
 import psycopg2
 import report
 import writers
+from actions import CannotHappen
 from ledger import Entry, Kind, Ledger, Outcome
 from nodes import Nodes
 from probes import Probes
@@ -67,9 +68,13 @@ def break_it(nodes: Nodes, ledger: Ledger, options: argparse.Namespace, names: l
         if time.monotonic() - begun > options.minutes * 60:
             break
         print(f"{time.strftime('%H:%M:%S')} {name} ... ", end="", flush=True)
-        fault = faults.happen(
-            nodes, name, chance, options.patience, lambda: checker.troubles(ledger.entries, time.time())
-        )
+        try:
+            fault = faults.happen(
+                nodes, name, chance, options.patience, lambda: checker.troubles(ledger.entries, time.time())
+            )
+        except CannotHappen as reason:
+            print(f"left out: {reason}", flush=True)
+            continue
         time.sleep(SETTLE)
         happened.append(fault)
         print(

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import actions
 import checker
 import faults
 import ledger
@@ -198,3 +200,41 @@ def test_the_same_seed_gives_the_same_order() -> None:
 
 def test_the_quick_faults_exist() -> None:
     assert set(faults.QUICK) <= set(faults.every())
+
+
+# ---- faults --------------------------------------------------------------------------------------
+
+
+class Disks:
+    """A cluster in which every node answers with the size of its data volume, and remembers what it was told."""
+
+    groups: ClassVar = {"coordinator": ["c1", "c2"], "worker1": ["w1", "w2"]}
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.told: list[str] = []
+
+    def leader(self, group: str) -> str:
+        return self.groups[group][0]
+
+    def lacking(self) -> list[str]:
+        return []
+
+    def inside(self, _node: str, *argv: str) -> str:
+        self.told.append(argv[0])
+        return str(self.size)
+
+
+def test_a_disk_that_was_not_made_for_it_is_not_filled() -> None:
+    nodes: Any = Disks(100 * 2**30)
+    with pytest.raises(actions.CannotHappen, match="w1 has its data on 100 GiB"):
+        faults.happen(nodes, "disk_full:worker", random.Random(1), 1, list)
+    assert "dd" not in nodes.told
+
+
+def test_a_small_disk_is_filled_and_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes: Any = Disks(2**30)
+    monkeypatch.setattr(faults.time, "sleep", lambda _seconds: None)
+    happened = faults.happen(nodes, "disk_full:worker", random.Random(1), 1, list)
+    assert (happened.nodes, happened.problem) == (("w1",), "")
+    assert nodes.told[-2:] == ["dd", "rm"]

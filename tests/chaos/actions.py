@@ -1,0 +1,126 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""What can be done to a node, and how it is undone. Only the cluster's own containers are touched."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+
+import docker
+from nodes import DATA, Nodes
+
+Action = Callable[[Nodes, str], None]
+
+FILLER = "/var/lib/citus_ha/postgres/filler"
+SMALL = 4 * 2**30
+"""Bytes of a data volume that is small enough to be meant for being filled."""
+
+POSTMASTER = f"head -n 1 {DATA}/postmaster.pid"
+
+
+class CannotHappen(Exception):
+    """The machine or the cluster lacks what a fault needs; nothing was done."""
+
+
+def shell(script: str) -> Action:
+    """A command inside the node."""
+
+    def run(nodes: Nodes, node: str) -> None:
+        nodes.inside(node, "sh", "-c", script)
+
+    return run
+
+
+def kill_container(nodes: Nodes, node: str) -> None:
+    """SIGKILL for everything in the node at once; it stays away until it is started."""
+    nodes.container(node).kill()
+
+
+def start_container(nodes: Nodes, node: str) -> None:
+    """Start it, if it does not run."""
+    nodes.container(node).start()
+
+
+def freeze(nodes: Nodes, node: str) -> None:
+    """Stop every process in the node, in the midst of whatever it does."""
+    nodes.container(node).pause()
+
+
+def thaw(nodes: Nodes, node: str) -> None:
+    """Let them go on."""
+    with suppress(docker.errors.APIError):  # it is not frozen
+        nodes.container(node).unpause()
+
+
+def in_network_of(nodes: Nodes, node: str, *command: str) -> None:
+    """Run a program of this machine in the node's network."""
+    subprocess.run(["nsenter", "-t", str(nodes.pid(node)), "-n", *command], check=True, capture_output=True, timeout=30)
+
+
+def drop(nodes: Nodes, node: str, *match: str) -> None:
+    """Lose what matches, in both directions."""
+    for chain, side in (("INPUT", "-s"), ("OUTPUT", "-d")):
+        where = [side if word == "PEER" else word for word in match]
+        interface = ["!", "-i" if chain == "INPUT" else "-o", "lo"]
+        in_network_of(nodes, node, "iptables", "-A", chain, *interface, *where, "-j", "DROP")
+
+
+def cut_off(nodes: Nodes, node: str) -> None:
+    """Nobody reaches it, and it reaches nobody."""
+    drop(nodes, node)
+
+
+def cut_from_etcd(nodes: Nodes, node: str) -> None:
+    """It does not reach etcd any more, but everybody else."""
+    for member in nodes.etcd:
+        drop(nodes, node, "PEER", nodes.address(member))
+
+
+def cut_replication(nodes: Nodes, node: str) -> None:
+    """Members of its group do not reach its PostgreSQL, nor it theirs; Patroni's API and everybody else do."""
+    for other in nodes.groups[nodes.group_of(node)]:
+        if other != node:
+            for port in ("--dport", "--sport"):
+                drop(nodes, node, "PEER", nodes.address(other), "-p", "tcp", port, "5432")
+
+
+def lose_packets(nodes: Nodes, node: str) -> None:
+    """One packet in ten is lost."""
+    drop(nodes, node, "-m", "statistic", "--mode", "random", "--probability", "0.1")
+
+
+def delay_packets(nodes: Nodes, node: str) -> None:
+    """Every packet is late, some very. Needs the kernel's netem."""
+    netem = ("tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", "80ms", "40ms", "loss", "1%")
+    try:
+        in_network_of(nodes, node, *netem)
+    except subprocess.CalledProcessError as error:
+        raise CannotHappen(f"netem: {error.stderr.decode().strip()}") from error
+
+
+def mend_network(nodes: Nodes, node: str) -> None:
+    """As if nothing had been done to the node's network."""
+    if nodes.running(node):
+        in_network_of(nodes, node, "iptables", "-F")
+        with suppress(subprocess.CalledProcessError):  # there was no delay
+            in_network_of(nodes, node, "tc", "qdisc", "del", "dev", "eth0", "root")
+
+
+def fill_disk(nodes: Nodes, node: str) -> None:
+    """Leave no byte on the data volume. Its size must be that of one made for it: 4 GiB at most."""
+    size = int(nodes.inside(node, "sh", "-c", f"df --block-size=1 --output=size {DATA} | tail -n 1") or 0)
+    if not 0 < size <= SMALL:
+        raise CannotHappen(f"{node} has its data on {size / 2**30:.0f} GiB; only a volume of its own of 4 is filled")
+    nodes.inside(node, "dd", "if=/dev/zero", f"of={FILLER}", "bs=1M")
+
+
+def empty_disk(nodes: Nodes, node: str) -> None:
+    """Give the space back."""
+    nodes.inside(node, "rm", "-f", FILLER)
+
+
+def nothing(_nodes: Nodes, _node: str) -> None:
+    """What is not undone, because the cluster must do that."""
