@@ -14,7 +14,8 @@ description:
   - Looks at a machine on which systemd shall run a node, in one execution, and changes nothing.
   - Fails with everything that stands in the way at once. An unsupported distribution or version, no rights, no space, a
     clock that differs from the controller's, kernel parameters or a watchdog that are not there, ports that another
-    program has, data of another cluster or of a PostgreSQL that this collection did not make.
+    program has, services that the node's packages would replace, data of another cluster or of a PostgreSQL that this
+    collection did not make.
 author: citus_ha contributors (@citus-ha)
 extends_documentation_fragment:
   - citus_ha.cluster.attributes.info
@@ -28,7 +29,7 @@ options:
     type: path
     default: /var/lib/citus_ha
   units:
-    description: The node's systemd units. While one of them runs, the ports are taken to be its own.
+    description: The node's systemd units. Ports on which their processes listen are the node's own.
     type: list
     elements: str
     default: []
@@ -50,6 +51,11 @@ options:
         description: The variable of the inventory that says so, for the message.
         type: str
         required: true
+  package_units:
+    description: Units of the packages that the node needs. They are switched off, so nobody may use them.
+    type: list
+    elements: str
+    default: []
   kind:
     description: What the node is; only servers and poolers depend on the PostgreSQL version.
     type: str
@@ -120,7 +126,7 @@ import json
 import os
 import stat
 import subprocess
-import time
+from contextlib import suppress
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -171,10 +177,39 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def runs(unit: str) -> bool:
-    """Whether systemd has the unit running, or is about to start it again."""
-    seen = subprocess.run(["systemctl", "is-active", unit], capture_output=True, text=True, check=False)
-    return seen.stdout.strip() in ("active", "activating", "reloading", "deactivating")
+def of_unit(unit: str, name: str) -> str:
+    """A property of a systemd unit, empty when there is no such unit."""
+    argv = ["systemctl", "show", "--property", name, "--value", unit]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def is_used(unit: str) -> bool:
+    """Whether it runs, or somebody has written it: a file that is not empty in /etc, where no package puts one."""
+    file = f"/etc/systemd/system/{unit}.service"
+    return of_unit(f"{unit}.service", "ActiveState") in ("active", "activating", "reloading") or (
+        os.path.isfile(file) and os.path.getsize(file) > 0
+    )
+
+
+def listened_ports(units: list[str]) -> set[int]:
+    """TCP ports on which processes of these units listen."""
+    sockets: set[str] = set()
+    for group in filter(None, (of_unit(unit, "ControlGroup") for unit in units)):
+        for processes in glob.glob(f"/sys/fs/cgroup{group}/**/cgroup.procs", recursive=True):
+            with open(processes, encoding="ascii") as file:
+                pids = file.read().split()
+            for descriptor in (name for pid in pids for name in glob.glob(f"/proc/{pid}/fd/*")):
+                with suppress(OSError):  # it has just been closed
+                    sockets.add(os.readlink(descriptor))
+    ports = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(FileNotFoundError), open(table, encoding="ascii") as file:  # no IPv6
+            for line in file.readlines()[1:]:
+                # proc(5): local address in hexadecimal, state 0A is LISTEN, inode of the socket
+                _slot, local, _remote, state, *_queues, inode = line.split()[:10]
+                if state == "0A" and f"socket:[{inode}]" in sockets:
+                    ports.add(int(local.rpartition(":")[2], 16))
+    return ports
 
 
 def data_folders(path: str) -> list[str]:
@@ -213,10 +248,9 @@ def clock_is_kept() -> bool | None:
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Look at everything once; the action plugin judges."""
     params = module.params
-    ours = any(runs(unit) for unit in params["units"])
+    ours = listened_ports(params["units"])
     return {
         "changed": False,
-        "time": time.time(),
         "distribution": distribution(),
         "memory_bytes": memory_bytes(),
         "free_bytes": {folder: free_bytes(folder) for folder in (params["path"], "/usr")},
@@ -226,9 +260,12 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         "missing_watchdog": params["watchdog"] if params["watchdog"] and not is_device(params["watchdog"]) else "",
         "clock_is_kept": clock_is_kept(),
         "systemd": os.path.isdir("/run/systemd/system"),
-        "taken_ports": []
-        if ours
-        else [entry for entry in params["ports"] if is_taken(entry["address"], entry["port"])],
+        "taken_ports": [
+            entry
+            for entry in params["ports"]
+            if entry["port"] not in ours and is_taken(entry["address"], entry["port"])
+        ],
+        "used_units": [unit for unit in params["package_units"] if is_used(unit)],
     }
 
 
@@ -241,6 +278,7 @@ def main() -> None:
                 "path": {"type": "path", "default": "/var/lib/citus_ha"},
                 "units": {"type": "list", "elements": "str", "default": []},
                 "ports": {"type": "list", "elements": "dict", "default": [], "options": PORT_OPTIONS},
+                "package_units": {"type": "list", "elements": "str", "default": []},
                 "kind": {"type": "str", "choices": ["etcd", "postgres", "pooler"], "required": True},
                 "postgres_version": {"type": "int"},
                 "postgres_repository": {"type": "str", "choices": ["distribution", "pgdg"], "default": "distribution"},

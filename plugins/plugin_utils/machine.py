@@ -49,6 +49,7 @@ def findings(seen: Mapping[str, Any], wanted: Wanted, clock_offset: float) -> li
         *([CLOCK_IS_NOT_KEPT] if wanted.time_check == "require" and seen["clock_is_kept"] is False else []),
         *_system(seen),
         *_ports(seen),
+        *_units(seen),
         *_data(seen, wanted),
     ]
 
@@ -129,6 +130,14 @@ def _ports(seen: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"another program listens on port {port} ({', '.join(taken)}), which {variable} wants. "
             "Stop that program, or set the variable to a free port."
+        )
+
+
+def _units(seen: Mapping[str, Any]) -> Iterable[str]:
+    for name in seen["used_units"]:
+        yield (
+            f"it uses {name}.service for something else, which the node would replace by its own. "
+            f"Use another machine, or stop {name} there and remove /etc/systemd/system/{name}.service."
         )
 
 

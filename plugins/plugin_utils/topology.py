@@ -58,7 +58,6 @@ def build(inventory: Inventory) -> tuple[dict[str, Any], list[Finding]]:
         "machines": machines(nodes),
         # The image and the clients have a version even where no server is.
         "postgres_version": int(inventory.get((postgres or list(nodes))[0], "postgres_version")) if nodes else None,
-        "postgres_repository": inventory.get(next(iter(nodes)), "postgres_repository") if nodes else None,
     }
     return topology, findings
 

@@ -54,7 +54,8 @@ class Node:
     the ``variable`` that says so. ``proxy_address`` and ``proxy_ip`` are the same for the HAProxy beside a pooler,
     and ``client`` says how clients outside reach both: ``address``, ``pooler``, ``primary`` and ``standby`` (ports).
     ``system`` is what the node needs of its machine's operating system: the names of kernel parameters (``sysctl``),
-    a device (``watchdog``, empty for none) and ``time_check``; empty in Docker.
+    a device (``watchdog``, empty for none) and ``time_check``; empty in Docker. ``repository`` is where its packages of
+    PostgreSQL come from.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Node:
     proxy_ip: str | None = None
     client: dict[str, Any] | None = None
     system: dict[str, Any] = field(default_factory=dict)
+    repository: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -174,6 +176,7 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         own_network=on_bridge,
         memory=sum(_bytes(inventory.get(host, limit)) for limit in MEMORY_LIMITS[kind]),
         ports={port: int(inventory.get(host, port)) for port in LISTENERS[kind]},
+        repository=str(inventory.get(host, "postgres_repository")),
     )
     if kind == "pooler":
         # Not localhost: that may be ::1 first, where HAProxy does not listen.

@@ -163,8 +163,10 @@ def test_a_client_that_does_not_end_its_transaction_stops_the_rotation(demo: Clu
             cursor.execute("COMMIT")
     finally:
         idle.close()
-    # Nothing was changed, clients go on, and the next run does it.
+    # Nothing was changed, clients go on, also through a pooler that is started anew, and the next run does it.
     assert demo.password == old
+    demo.docker.containers.get(f"{PREFIX}pgbouncer-1").restart()
+    eventually(lambda: demo.query("SELECT current_user") == [("app",)], timeout=60)
     assert demo.query("SELECT current_user", port=25000) == [("app",)]
     demo.play("rotate", "-e", "what=passwords").succeeded()
     assert demo.password != old

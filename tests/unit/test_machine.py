@@ -31,6 +31,7 @@ GOOD: dict[str, Any] = {
     "owner": {},
     "data_folders": [],
     "taken_ports": [],
+    "used_units": [],
     "missing_sysctl": [],
     "missing_watchdog": "",
     "clock_is_kept": True,
@@ -206,6 +207,9 @@ def test_machines_get_the_packages_of_the_node_image() -> None:
     of_image = {word for words in installed for word in words.replace("\\", " ").split()}
     # For becoming another user over SSH; a container's user is the right one
     assert of_machines - of_image == {"acl"}
+    # Modules speak to the pooler's console as well as to the server
+    for kind in ("postgres", "pooler"):
+        assert "python3-psycopg2" in listed["packages_of_kind"][kind]
     # What backups and monitoring will need, and what the packages bring along by themselves
     extra = {name for name in of_image - of_machines if not name.startswith("prometheus-")}
     assert extra == {"pgbackrest", "postgresql-common"}

@@ -7,6 +7,18 @@ set -eu
 source=$1 package=$2 postgresql_version=$3
 here=$(dirname "$0")
 export DEBIAN_FRONTEND=noninteractive
+
+# On a machine apt may be at work by itself: unattended-upgrades.
+update() {
+    for _try in 1 2 3 4 5 6; do
+        apt-get update && return
+        sleep 10
+    done
+    return 1
+}
+install() {
+    apt-get install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
+}
 . /etc/os-release
 
 # Citus links it without saying so in its package.
@@ -18,17 +30,17 @@ esac
 case "$source" in
 repository)
     key=/usr/share/keyrings/citusdata_community.gpg
-    apt-get update
-    apt-get install --yes --no-install-recommends gnupg
+    update
+    install gnupg
     curl --fail --silent --show-error "https://repos.citusdata.com/community/gpgkey" | gpg --yes --dearmor --output "$key"
     echo "deb [signed-by=$key] https://repos.citusdata.com/community/$ID/ $VERSION_CODENAME main" \
         > /etc/apt/sources.list.d/citusdata_community.list
-    apt-get update
-    apt-get install --yes --no-install-recommends "$package" "$libcurl"
+    update
+    install "$package" "$libcurl"
     ;;
 files)
-    apt-get update
-    apt-get install --yes --no-install-recommends "$here"/*.deb "$libcurl"
+    update
+    install "$here"/*.deb "$libcurl"
     ;;
 standin)
     sh "$here/install.sh" "$postgresql_version"
