@@ -129,7 +129,8 @@ integration: setup ## Modules and roles against real servers in containers
 	@$(BIN)/pytest tests/integration
 
 test: setup lint ## Linters, then all tests but those marked slow, with a whole cluster on Docker
-	@echo "make test leaves out the tests marked slow and the molecule scenarios: make test-all and make molecule run them"
+	@echo "make test leaves out the tests marked slow, ansible-test sanity and the molecule scenarios (make test-all runs them),"
+	@echo "and the chaos runs and the benchmarks (make chaos, make bench-deploy, make bench-modules)"
 	@scripts/test.sh -m "not slow"
 
 chaos: setup ## Break INVENTORY's cluster under load for an hour, and check its promises: ARGS="--seed 1 --faults ..."
@@ -140,9 +141,7 @@ chaos-quick: setup ## The same for ten minutes, with the faults that matter most
 
 test-all: setup lint ## Everything: the slow tests too, ansible-test sanity, and the molecule scenarios
 	@echo "make test-all leaves out the chaos runs and the benchmarks: make chaos, make bench-deploy and make bench-modules run them"
-	@scripts/test.sh
-	@scripts/sanity.sh
-	@$(MAKE) molecule
+	@failed=0; for part in scripts/test.sh scripts/sanity.sh "$(MAKE) molecule"; do $$part || failed=1; done; exit $$failed
 
 molecule: setup ## The molecule scenarios: SCENARIO=default, or all
 	@MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test $(if $(SCENARIO),-s $(SCENARIO),--all)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     # Not above: the suites that run modules in pytest's process want nothing of this.
     from cluster import cluster
 
-    with cluster(tmp_path_factory.mktemp("inventory") / "e2e") as made:
+    # One role's password is given, as from Ansible Vault; the other's is generated.
+    roles = [{"name": "app"}, {"name": "reporter", "password": secrets.token_urlsafe(24)}]
+    with cluster(tmp_path_factory.mktemp("inventory") / "e2e", cluster_roles=roles) as made:
         made.made = made.play("site", "-vvv", "--diff", timeout=1800).succeeded()
         yield made

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from ansible.errors import AnsibleFilterError
 
@@ -47,24 +47,45 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
 
 
 def certificate_is_good(
-    certificate: str, authority: str, names: Iterable[str], days: int, common_name: str | None = None
+    certificate: str,
+    authority: str,
+    names: Iterable[str],
+    days: int,
+    subject: Mapping[str, str] | None = None,
+    key: str | None = None,
 ) -> bool:
     """Whether a PEM certificate is signed by an authority, for exactly these names, and valid for ``days`` more.
 
-    ``authority`` is one certificate or several. ``common_name`` is what its ``CN`` must be, empty for none at all.
+    ``authority`` is one certificate or several. ``subject`` is what the subject must be, such as ``{"CN": "node"}``,
+    and ``key`` the private key (PEM, without a passphrase) that must belong to it. What cannot be read is not good.
     """
     _require_cryptography("certificate_is_good")
-    node = x509.load_pem_x509_certificate(certificate.encode())
+    try:
+        node = x509.load_pem_x509_certificate(certificate.encode())
+        extension = node.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        public = serialization.load_pem_private_key(key.encode(), None).public_key() if key is not None else None
+    except (ValueError, TypeError, x509.ExtensionNotFound):
+        return False
     if not any(is_issued_by(node, issuer) for issuer in x509.load_pem_x509_certificates(authority.encode())):
         return False
-    given = [str(attribute.value) for attribute in node.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
-    if common_name is not None and given != ([common_name] if common_name else []):
+    given = {attribute.rfc4514_attribute_name: str(attribute.value) for attribute in node.subject}
+    if subject is not None and given != dict(subject):
         return False
-    extension = node.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if key is not None and node.public_key() != public:
+        return False
     found = {f"DNS:{name}" for name in extension.get_values_for_type(x509.DNSName)}
     found |= {f"IP:{address}" for address in extension.get_values_for_type(x509.IPAddress)}
-    remaining = node.not_valid_after_utc - datetime.datetime.now(tz=datetime.UTC)
-    return found == set(names) and remaining > datetime.timedelta(days=int(days))
+    return found == set(names) and days_left(certificate) > int(days)
+
+
+def days_left(certificate: str) -> float:
+    """For how many days a PEM certificate is still valid; of several, the one that ends first. Negative afterwards."""
+    _require_cryptography("days_left")
+    try:
+        ends = min(entry.not_valid_after_utc for entry in x509.load_pem_x509_certificates(certificate.encode()))
+    except ValueError as error:
+        raise AnsibleFilterError(f"This is no certificate: {error}.") from error
+    return (ends - datetime.datetime.now(tz=datetime.UTC)) / datetime.timedelta(days=1)
 
 
 def signing_authority(authorities: str, key: str, passphrase: str = "") -> str:
@@ -94,5 +115,6 @@ class FilterModule:
         return {
             "subject_alt_names": subject_alt_names,
             "certificate_is_good": certificate_is_good,
+            "days_left": days_left,
             "signing_authority": signing_authority,
         }

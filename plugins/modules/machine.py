@@ -29,7 +29,7 @@ options:
     type: path
     default: /var/lib/citus_ha
   units:
-    description: The node's systemd units. Ports on which their processes listen are the node's own.
+    description: The node's systemd units. Ports on which the users of those that run listen are the node's own.
     type: list
     elements: str
     default: []
@@ -124,6 +124,7 @@ import ctypes
 import glob
 import json
 import os
+import pwd
 import stat
 import subprocess
 from contextlib import suppress
@@ -192,22 +193,19 @@ def is_used(unit: str) -> bool:
 
 
 def listened_ports(units: list[str]) -> set[int]:
-    """TCP ports on which processes of these units listen."""
-    sockets: set[str] = set()
-    for group in filter(None, (of_unit(unit, "ControlGroup") for unit in units)):
-        for processes in glob.glob(f"/sys/fs/cgroup{group}/**/cgroup.procs", recursive=True):
-            with open(processes, encoding="ascii") as file:
-                pids = file.read().split()
-            for descriptor in (name for pid in pids for name in glob.glob(f"/proc/{pid}/fd/*")):
-                with suppress(OSError):  # it has just been closed
-                    sockets.add(os.readlink(descriptor))
+    """TCP ports on which the users of those of these units that run listen."""
+    users = {of_unit(unit, "User") for unit in units if of_unit(unit, "ActiveState") != "inactive"}
+    ids = set()
+    for user in users - {""}:
+        with suppress(KeyError):  # nobody has it yet
+            ids.add(str(pwd.getpwnam(user).pw_uid))
     ports = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(FileNotFoundError), open(table, encoding="ascii") as file:  # no IPv6
             for line in file.readlines()[1:]:
-                # proc(5): local address in hexadecimal, state 0A is LISTEN, inode of the socket
-                _slot, local, _remote, state, *_queues, inode = line.split()[:10]
-                if state == "0A" and f"socket:[{inode}]" in sockets:
+                # proc(5): local address in hexadecimal, state (0A is LISTEN), the user of the socket
+                _slot, local, _remote, state, _queues, _timer, _retransmits, user = line.split()[:8]
+                if state == "0A" and user in ids:
                     ports.add(int(local.rpartition(":")[2], 16))
     return ports
 

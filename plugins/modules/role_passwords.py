@@ -148,6 +148,17 @@ SELECT substring(s.client_dn FROM 'CN=([^/,]+)') AS pooler, count(*) AS sessions
 """
 
 
+# What could keep the text of a statement; as in roles/postgres/vars, for roles that are made.
+KEEP_SILENT = {
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_duration": "off",
+    "log_min_error_statement": "panic",
+    "track_activities": "off",
+    "pg_stat_statements.track": "none",
+}
+
+
 def to_change(stored: dict[str, str | None], secrets: dict[str, str]) -> list[str]:
     """Roles whose secret on the server is another one. Pure.
 
@@ -198,8 +209,8 @@ def serve(module: AnsibleModule) -> dict[str, Any]:
                 longest_interval=0.03,
             )
         # Neither the log nor the statistics keep a secret; standbys that must have it have it when this returns.
-        session.execute("SET log_statement = 'none'")
-        session.execute("SET pg_stat_statements.track = 'none'")
+        for setting, value in KEEP_SILENT.items():
+            session.execute(f"SET {setting} = '{value}'")
         session.execute("SET synchronous_commit = 'remote_apply'")
         with session.transaction():
             for role in roles:

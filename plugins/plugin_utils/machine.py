@@ -12,10 +12,10 @@ from typing import Any
 # What the distributions have themselves. The collection needs PostgreSQL 16 (pg_ident.conf), Patroni 4 and
 # PgBouncer 1.21 (prepared statements in transaction mode).
 DISTRIBUTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
-    ("debian", "13"): {"postgresql": 17, "patroni": "4.0", "pgbouncer": "1.24", "enough": True},
-    ("debian", "12"): {"postgresql": 15, "patroni": "3.0", "pgbouncer": "1.18", "enough": False},
-    ("ubuntu", "24.04"): {"postgresql": 16, "patroni": "3.2", "pgbouncer": "1.22", "enough": False},
-    ("ubuntu", "22.04"): {"postgresql": 14, "patroni": "2.1", "pgbouncer": "1.16", "enough": False},
+    ("debian", "13"): {"postgresql": 17, "patroni": "4.0", "pgbouncer": "1.24", "etcd": "3.5", "enough": True},
+    ("debian", "12"): {"postgresql": 15, "patroni": "3.0", "pgbouncer": "1.18", "etcd": "3.4", "enough": False},
+    ("ubuntu", "24.04"): {"postgresql": 16, "patroni": "3.2", "pgbouncer": "1.22", "etcd": "3.4", "enough": False},
+    ("ubuntu", "22.04"): {"postgresql": 14, "patroni": "2.1", "pgbouncer": "1.16", "etcd": "3.3", "enough": False},
 }
 NAMES = {"debian": "Debian", "ubuntu": "Ubuntu"}
 
@@ -79,6 +79,8 @@ def _distribution(seen: Mapping[str, Any], wanted: Wanted) -> Iterable[str]:
         return
     if not seen["systemd"]:
         yield "systemd does not run there: service_manager: systemd needs it."
+    if wanted.kind == "etcd" and known["etcd"] < "3.4":
+        yield f"{name} has etcd {known['etcd']}; the registry needs 3.4 or newer. Put this member on another machine."
     if wanted.kind == "etcd" or wanted.postgres_repository == "pgdg":
         return
     if not known["enough"]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Finding:
 
 def check(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     """All findings at once."""
+    yield from _check_names(inventory, nodes)
     yield from _check_groups(inventory, nodes)
     yield from _check_ports(inventory, nodes)
     yield from _check_addresses(inventory, nodes)
@@ -248,6 +250,15 @@ def _check_patroni(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[
                 f"postgres_retry_timeout is {loop_wait} + 2 * {retry_timeout} = {loop_wait + 2 * retry_timeout}. Raise "
                 "postgres_ttl, or lower the others.",
             )
+
+
+def _check_names(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    """Names that certificates carry, and by which somebody is known."""
+    for name in {str(inventory.get(node.name, "cluster_name")) for node in nodes.values()}:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            yield Finding("all", "cluster_name", name, "use letters, digits, - and _ only.")
+    if "root" in nodes:
+        yield Finding("root", "inventory_hostname", "root", "etcd knows its administrator by it: choose another.")
 
 
 def _check_registry_login(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:

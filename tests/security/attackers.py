@@ -48,12 +48,15 @@ class Outcome:
 class Attacker:
     """Somebody who can run programs in a container."""
 
-    def __init__(self, container: Any) -> None:
+    def __init__(self, container: Any, user: str = "") -> None:
         self.container = container
+        self._user = user
 
     def run(self, *argv: str, env: Mapping[str, str] | None = None, seconds: int = 10) -> Outcome:
         """Run a command for so many seconds at most; output and error output are one text."""
-        code, output = self.container.exec_run(["timeout", str(seconds), *argv], environment=dict(env or {}))
+        code, output = self.container.exec_run(
+            ["timeout", str(seconds), *argv], environment=dict(env or {}), user=self._user
+        )
         return Outcome(code, output.decode(errors="replace"))
 
     def sql(self, conninfo: str, statement: str = "SELECT current_user", password: str | None = None) -> Outcome:

@@ -214,6 +214,26 @@ def test_pgbouncer_takes_the_right_password(demo: Cluster, inside: Attacker) -> 
     assert (outcome.code, outcome.output.strip()) == (0, "app")
 
 
+def test_the_console_is_not_roots(demo: Cluster, got: Got) -> None:
+    root = Attacker(demo.docker.containers.get(f"{PREFIX}pgbouncer-1"), user="root")
+    for role in ("pgbouncer", "root"):
+        outcome = root.sql(f"host=/run/pgbouncer port=6432 user={role} dbname=pgbouncer", "SHOW CONFIG")
+        refused(
+            got, f"PgBouncer's console as root over its socket, as {role}", outcome, "failed|no such user|not allowed"
+        )
+
+
+@pytest.mark.parametrize("node", ["worker1-1", "coordinator-1"])
+def test_a_servers_own_address_is_not_enough(demo: Cluster, got: Got, node: str) -> None:
+    server = Attacker(demo.docker.containers.get(f"{PREFIX}{node}"))
+    target = f"host={PREFIX}{node} sslmode=verify-full sslrootcert=/etc/citus_ha/tls/ca.crt sslcert=/nonexistent"
+    for role, database in (("postgres", "app"), ("app", "app"), ("replicator", "replication=true")):
+        outcome = server.sql(f"{target} user={role} " + (database if "=" in database else f"dbname={database}"))
+        refused(
+            got, f"{node} from its own address without a certificate, as {role}", outcome, "requires a valid client"
+        )
+
+
 @pytest.mark.parametrize("command", ["SHOW USERS", "SHOW CONFIG", "PAUSE", "SHUTDOWN"])
 def test_pgbouncers_console_as_the_application_role(demo: Cluster, inside: Attacker, got: Got, command: str) -> None:
     conninfo = f"host={PREFIX}pgbouncer-1 port=6432 dbname=pgbouncer user=app {CA} {SILENT}"
@@ -245,6 +265,13 @@ def test_old_tls(inside: Attacker, got: Got, target: tuple[str, ...], version: s
     refused(
         got, f"{target[0]} with {version}", outcome, "alert protocol version|alert handshake failure|alert internal"
     )
+
+
+# etcd's library has ciphers of this kind, and chooses them when a client has no better.
+@pytest.mark.parametrize("target", OLD[:-2], ids=lambda target: target[0].removeprefix(PREFIX))
+def test_a_weak_cipher(inside: Attacker, got: Got, target: tuple[str, ...]) -> None:
+    outcome = inside.tls(*target, "-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA")
+    refused(got, f"{target[0]} with a cipher without authentication", outcome, "alert handshake failure")
 
 
 @pytest.mark.parametrize("target", OLD, ids=lambda target: target[0].removeprefix(PREFIX))

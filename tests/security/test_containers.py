@@ -126,6 +126,38 @@ def test_settings_of_the_cis_benchmark(demo: Cluster, node: str) -> None:
         assert piece in settings["log_line_prefix"]
 
 
+def test_servers_check_whom_they_connect_to(demo: Cluster) -> None:
+    """Standbys check the leader's certificate and name, and so does Citus between nodes."""
+    for group in ("coordinator", "worker1"):
+        leader = demo.leader(group)
+        standby = next(name for name in (f"{group}-1", f"{group}-2") if name != leader)
+        assert "sslmode=verify-full" in demo.psql(standby, "SELECT conninfo FROM pg_stat_wal_receiver", "postgres")
+        if "citus" in demo.psql(leader, "SHOW shared_preload_libraries"):  # the stand-in has no settings
+            assert "sslmode=verify-full" in demo.psql(leader, "SHOW citus.node_conninfo")
+        assert "sslmode: verify-full" in demo.inside(leader, "cat", "/etc/citus_ha/postgres/patroni.yml")
+
+
+def test_poolers_check_whom_they_connect_to(demo: Cluster) -> None:
+    ini = demo.inside("pgbouncer-1", "cat", "/etc/citus_ha/pgbouncer/pgbouncer.ini")
+    assert "server_tls_sslmode = verify-full" in ini and "client_tls_sslmode = require" in ini
+    servers = [
+        line
+        for line in demo.inside("pgbouncer-1-haproxy", "cat", "/etc/citus_ha/haproxy/haproxy.cfg").splitlines()
+        if " check port " in line
+    ]
+    assert len(servers) >= 2
+    for line in servers:
+        assert re.search(
+            r"check-ssl verify required ca-file /etc/citus_ha/tls/ca\.crt verifyhost \S+coordinator-\d", line
+        )
+
+
+def test_the_database_is_the_application_roles(demo: Cluster) -> None:
+    for group in ("coordinator", "worker1", "worker2", "postgres"):
+        owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'app'"
+        assert demo.psql(demo.leader(group), owner, "postgres") == "app"
+
+
 @pytest.mark.parametrize("node", SERVERS)
 def test_rules_let_in_whom_they_must(demo: Cluster, node: str) -> None:
     """What PostgreSQL has loaded, not what is in the file."""

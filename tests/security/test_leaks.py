@@ -29,11 +29,13 @@ def secrets(demo: Cluster) -> dict[str, str]:
     found = {}
     for name in ("etcd_password", "etcd_user_key"):
         found[name] = (folder / name).read_text().strip()
-    for file in (folder / "passwords").iterdir():
-        value = file.read_text().strip()
-        found[f"password of {file.name}"] = value
+    passwords = {file.name: file.read_text().strip() for file in (folder / "passwords").iterdir()}
+    passwords |= {role["name"]: role["password"] for role in demo.variables["cluster_roles"] if "password" in role}
+    assert passwords.keys() >= {"app", "reporter"}
+    for role, value in passwords.items():
+        found[f"password of {role}"] = value
         # What PostgreSQL stores, without its salt
-        found |= {f"verifier of {file.name}, {n}": part for n, part in enumerate(verifier(value, file.name))}
+        found |= {f"verifier of {role}, {n}": part for n, part in enumerate(verifier(value, role))}
     for file in (folder / "pki").glob("*.key"):
         found |= {f"{file.name}, {n}": part for n, part in enumerate(key_forms(file.read_bytes()))}
     assert len(found) > 15

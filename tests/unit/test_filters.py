@@ -17,6 +17,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.citus_ha.cluster.plugins.filter.certificates import (
     certificate_is_good,
+    days_left,
     signing_authority,
     subject_alt_names,
 )
@@ -26,6 +27,7 @@ from ansible_collections.citus_ha.cluster.plugins.filter.text import text_table
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
 GIGABYTE = 1024**3
@@ -152,13 +154,45 @@ def test_one_of_two_authorities_is_enough() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted", "good"), [("root", "root", True), ("root", "", False), ("", "", True), ("", "root", False)]
+    ("given", "wanted", "good"),
+    [("root", {"CN": "root"}, True), ("root", {}, False), ("", {}, True), ("", {"CN": "root"}, False)],
 )
-def test_a_certificate_with_another_name_is_not_good(given: str, wanted: str, good: bool) -> None:
+def test_a_certificate_with_another_subject_is_not_good(given: str, wanted: dict[str, str], good: bool) -> None:
     ca_key, ca = authority("ca")
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, given)] if given else [])
     node = certificate(subject, ca.subject, ec.generate_private_key(ec.SECP256R1()), ca_key, 60, ["node"])
     assert certificate_is_good(pem(node), pem(ca), ["DNS:node"], 30, wanted) is good
+
+
+def test_a_certificate_goes_with_its_own_key_alone() -> None:
+    ca_key, ca = authority("ca")
+    key = ec.generate_private_key(ec.SECP256R1())
+    node = pem(certificate(x509.Name([]), ca.subject, key, ca_key, 60, ["node"]))
+    keys = [each.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode() for each in (key, ca_key)]
+    assert [certificate_is_good(node, pem(ca), ["DNS:node"], 30, key=each) for each in keys] == [True, False]
+    assert certificate_is_good(node, pem(ca), ["DNS:node"], 30, key="no key") is False
+
+
+def test_what_is_no_certificate_with_names_is_not_good() -> None:
+    ca_key, ca = authority("ca")
+    now = datetime.datetime.now(tz=datetime.UTC)
+    nameless = (
+        x509.CertificateBuilder(ca.subject, x509.Name([]), ca_key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=60))
+        .sign(ca_key, hashes.SHA256())
+    )
+    for broken in (pem(nameless), "broken", ""):
+        assert certificate_is_good(broken, pem(ca), ["DNS:node"], 30) is False
+
+
+def test_of_several_certificates_the_first_to_end_counts() -> None:
+    (_key, ca), key = authority("ca"), ec.generate_private_key(ec.SECP256R1())
+    longer = certificate(x509.Name([]), ca.subject, key, key, 60, ["node"])
+    assert 9.9 < days_left(pem(longer) + pem(ca)) < 10.1
+    assert 59.9 < days_left(pem(longer)) < 60.1
+    with pytest.raises(AnsibleFilterError, match="no certificate"):
+        days_left("broken")
 
 
 @pytest.mark.parametrize("passphrase", ["", "open sesame"])

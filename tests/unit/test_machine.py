@@ -80,6 +80,8 @@ def test_a_good_machine_is_taken(seen: dict[str, Any], wanted: dict[str, Any]) -
         (system("debian", "11"), {}, "it runs Debian 11."),
         (system("debian", "12"), {}, "Patroni 3.0 and PgBouncer 1.18; the cluster needs PostgreSQL 17"),
         (system("debian", "12"), {"kind": "pooler"}, "Set postgres_repository: pgdg"),
+        (system("ubuntu", "22.04"), {"kind": "etcd"}, "has etcd 3.3; the registry needs 3.4"),
+        ({"used_units": ["haproxy"]}, {}, "it uses haproxy.service for something else"),
         ({}, {"postgres_version": 16}, "postgres_version is 16, and Debian 13 itself has PostgreSQL 17"),
         ({"systemd": False}, {}, "systemd does not run there"),
         ({"free_bytes": {"/usr": GIGABYTE}}, {}, "1024 MB are free for /usr, and 2048 MB are needed"),

@@ -58,6 +58,14 @@ def test_a_registry_alone_is_in_order() -> None:
     assert topology["postgres_version"] == 17
 
 
+def test_names_that_certificates_carry_are_plain() -> None:
+    assert "all: cluster_name is 'shop,O=x': use letters" in findings(
+        inventory(everywhere={"cluster_name": "shop,O=x"})
+    )
+    root = inventory({"etcd": ["root", "etcd-2", "etcd-3"]})
+    assert "etcd knows its administrator by it" in findings(root)
+
+
 def test_the_default_inventory_is_in_order() -> None:
     topology, found = build(inventory())
     assert found == []
