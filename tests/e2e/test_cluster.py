@@ -15,6 +15,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import artifact
 import psycopg2
 import pytest
 import yaml
@@ -81,6 +82,14 @@ def test_status_shows_nodes_shards_and_replication(demo: Cluster) -> None:
 
 def test_the_cluster_is_healthy(demo: Cluster) -> None:
     assert "is healthy" in demo.play("verify").succeeded().output
+
+
+def test_the_installed_collection_works_by_name_from_anywhere(demo: Cluster, tmp_path: Path) -> None:
+    folder = artifact.install(tmp_path)
+    for playbook in ("status", "verify"):
+        ran = artifact.run("ansible-playbook", f"citus_ha.cluster.{playbook}", "-i", str(demo.inventory), folder=folder)
+        assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
+    assert "is healthy" in ran.stdout
 
 
 def test_ansible_finds_the_leaders_in_the_registry(demo: Cluster, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: MIT
 """Machines with IPv6 addresses, names with a domain and other ports, out of an inventory in INI form.
 
-A part of tests/unit/inventories/large.ini, which says how all of it is rendered.
+Five etcd members, a group of three, two poolers: a part of tests/unit/inventories/large.ini, which says how all of it
+is rendered, and which test_large.py brings up in containers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ pytestmark = pytest.mark.slow
 INVENTORY = """
 [etcd]
 registry-a.example.com ansible_host=fd00:77:202::11
+registry-b.example.com ansible_host=fd00:77:202::12
+registry-c.example.com ansible_host=fd00:77:202::13
+registry-d.example.com ansible_host=fd00:77:202::14
+registry-e.example.com ansible_host=fd00:77:202::15
 
 [coordinator]
 head-1.example.com ansible_host=fd00:77:202::21
@@ -29,6 +34,7 @@ head-2.example.com ansible_host=fd00:77:202::22
 [north]
 north-1.example.com ansible_host=fd00:77:202::31 postgres_initial_role=standby
 north-2.example.com ansible_host=fd00:77:202::32
+north-3.example.com ansible_host=fd00:77:202::33
 
 [north:vars]
 citus_group=11
@@ -40,6 +46,7 @@ north
 
 [pgbouncer]
 door-1.example.com ansible_host=fd00:77:202::61
+door-2.example.com ansible_host=fd00:77:202::62
 
 [all:vars]
 machines_subnet=10.202.2.0/24
@@ -52,7 +59,7 @@ etcd_client_port=3379
 etcd_peer_port=3380
 etcd_metrics_port=3381
 """
-GROUP = ("north-1.example.com", "north-2.example.com")
+GROUP = ("north-1.example.com", "north-2.example.com", "north-3.example.com")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +78,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
 def test_the_example_runs_and_the_cluster_is_healthy(machines: Machines) -> None:
     machines.play("example").succeeded()
     machines.play("verify").succeeded()
-    assert "@[fd00:77:202::61]:7432/" in (machines.inventory / ".secrets/app.dsn").read_text()
+    assert "@[fd00:77:202::61]:7432,[fd00:77:202::62]:7432/" in (machines.inventory / ".secrets/app.dsn").read_text()
     assert machines.query("SELECT count(*) FROM events") == [(6,)]
     nodes = "SELECT nodename, nodeport, groupid FROM pg_dist_node WHERE noderole = 'primary' ORDER BY groupid"
     assert machines.query(nodes)[1][1:] == (6543, 11)
@@ -79,6 +86,19 @@ def test_the_example_runs_and_the_cluster_is_healthy(machines: Machines) -> None
 
 def test_a_second_run_changes_nothing(machines: Machines) -> None:
     assert machines.play("site").succeeded().changed == {}
+
+
+def test_sudo_may_want_a_password(machines: Machines) -> None:
+    machine = "north-1.example.com"
+    machines.console(machine, "useradd --create-home --shell /bin/bash ops; echo ops:open-sesame | chpasswd")
+    machines.console(machine, "cp -r /home/admin/.ssh /home/ops/; chown -R ops: /home/ops/.ssh")
+    machines.console(machine, "echo 'ops ALL=(ALL) ALL' > /etc/sudoers.d/ops")
+    arguments = ("site", "--limit", machine, "-e", "ansible_user=ops", "-e")
+    assert machines.play(*arguments, "ansible_become_password=open-sesame").succeeded().changed == {}
+    for wrong in ("ansible_become_password=wrong", "no_password=1"):
+        refused = machines.play(*arguments, wrong)
+        assert refused.code != 0
+        assert f"{machine}: the user ops cannot become root there" in " ".join(refused.output.split())
 
 
 def test_nothing_listens_where_it_was_not_told_to(machines: Machines) -> None:
@@ -91,14 +111,16 @@ def test_nothing_listens_where_it_was_not_told_to(machines: Machines) -> None:
         }
 
 
-def test_a_lost_leader_is_replaced(machines: Machines) -> None:
+def test_a_lost_leader_is_replaced_while_others_are_away(machines: Machines) -> None:
     recovering = "runuser -u postgres -- psql -h /run/postgresql -p 6543 -XAtc 'SELECT pg_is_in_recovery()'"
     leader = next(name for name in GROUP if machines.console(name, recovering) == "f")
-    other = next(name for name in GROUP if name != leader)
-    machines.power("stop", leader)
+    others = [name for name in GROUP if name != leader]
+    # One of each kind at the same time
+    away = (leader, "registry-b.example.com", "registry-d.example.com", "door-1.example.com")
+    machines.power("stop", *away)
     try:
-        eventually(lambda: machines.console(other, recovering) == "f", timeout=120)
+        eventually(lambda: sorted(machines.console(name, recovering) for name in others) == ["f", "t"], timeout=120)
         eventually(lambda: machines.query("SELECT count(*) FROM events") == [(6,)], timeout=60)
     finally:
-        machines.power("start", leader)
+        machines.power("start", *away)
     eventually(lambda: machines.play("verify").code == 0, timeout=240)

@@ -5,57 +5,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-
-
-def run(*argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A command of Ansible that knows the installed collections only, not this checkout."""
-    environment = {
-        **os.environ,
-        "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"),
-        "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
-        "ANSIBLE_NOCOLOR": "1",
-    }
-    return subprocess.run(
-        [str(BIN / argv[0]), *argv[1:]],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+from artifact import ROOT, install, run
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the collection installed in it."""
-    folder = tmp_path_factory.mktemp("artifact")
-    (folder / "ansible.cfg").touch()
-    built = run("ansible-galaxy", "collection", "build", str(ROOT), "--output-path", str(folder), folder=folder)
-    assert built.returncode == 0, built.stderr
-    (artifact,) = folder.glob("citus_ha-cluster-*.tar.gz")
-    # The collections that it needs come with the package `ansible`: nothing is fetched.
-    arguments = ("collection", "install", str(artifact), "--no-deps", "--offline", "-p", str(folder / "collections"))
-    installation = run("ansible-galaxy", *arguments, folder=folder)
-    assert installation.returncode == 0, installation.stderr
-    return folder
+    return install(tmp_path_factory.mktemp("artifact"))
 
 
 def test_it_holds_what_runs_and_nothing_of_the_workshop(installed: Path) -> None:
     top = installed / "collections/ansible_collections/citus_ha/cluster"
     there = {path.name for path in top.iterdir()}
     assert {"plugins", "roles", "playbooks", "meta", "docs", "README.md", "COPYING", "LICENSE"} <= there
-    assert not there & {".venv", ".cache", ".collections", ".git", ".ci"}
+    assert not there & {".venv", ".cache", ".collections", ".git", ".ci", ".hypothesis"}
     assert not list(top.glob("**/.secrets")) and not list(top.glob("**/*.key"))
 
 
