@@ -25,6 +25,7 @@ SERVERS = ("coordinator-1", "coordinator-2", "worker1-1", "worker2-2", "postgres
 SILENT = "sslcert=/nonexistent sslkey=/nonexistent"
 PATRONI = f"https://{PREFIX}worker1-1:8008"
 ETCD = f"https://{PREFIX}etcd-1:2379"
+TRUST_IN_NODE = f"curl --http1.1 --silent --show-error --max-time 5 --cacert {NODE.removesuffix('node')}ca.crt"
 TRUST = ("curl", "--silent", "--show-error", "--max-time", "5", "--cacert", f"{LOOT}/ca.crt")
 
 
@@ -364,6 +365,18 @@ NAMELESS = [
 )
 def test_etcd_with_a_stolen_certificate(inside: Attacker, got: Got, attempt: str, argv: list[str], answer: str) -> None:
     refused(got, f"etcd, {attempt}", inside.run(*argv), answer)
+
+
+@pytest.mark.parametrize("node", ["pgbouncer-1", "worker1-1"])
+def test_etcds_members_are_no_other_nodes(demo: Cluster, got: Got, node: str) -> None:
+    """With a node's own certificate, from its own address."""
+    asked = f"{TRUST_IN_NODE} https://{PREFIX}etcd-1:2380/members".split()
+    own = Attacker(demo.docker.containers.get(f"{PREFIX}{node}"))
+    outcome = own.run(*asked, "--cert", f"{NODE}.crt", "--key", f"{NODE}.key")
+    refused(got, f"etcd, a peer's port with the certificate of {node}", outcome, "alert")
+    member = Attacker(demo.docker.containers.get(f"{PREFIX}etcd-2"))
+    files = ("--cert", "/etc/citus_ha/registry/client.crt", "--key", "/etc/citus_ha/registry/client.key")
+    assert member.run(*asked, *files).code == 0
 
 
 def test_leases_are_revoked_by_their_owners_alone(demo: Cluster, inside: Attacker, got: Got) -> None:
