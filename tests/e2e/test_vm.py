@@ -211,7 +211,7 @@ def test_a_killed_process_and_a_rebooted_machine_come_back(cluster: Machines) ->
     cluster.console("worker1-1", "systemctl kill --signal KILL citus_ha")
     cluster.power("restart", "etcd-1", "coordinator-2", "worker1-2", "postgres-1")
     eventually(lambda: cluster.query("SELECT count(*) FROM events") == [(6,)], timeout=120)
-    eventually(lambda: cluster.play("verify").code == 0, timeout=240)
+    eventually(lambda: cluster.play("verify").succeeded(), timeout=240)
 
 
 @pytest.mark.timeout(1200)
@@ -273,7 +273,8 @@ def test_the_operating_system_is_as_the_inventory_asks_and_as_it_was_when_it_doe
 def secrets(cluster: Machines) -> dict[str, str]:
     """What rotate.yml replaces: on the controller, and what Patroni logs in to etcd with."""
     folder = cluster.inventory / ".secrets"
-    files = [folder / "passwords/app", folder / "etcd_password", *folder.glob("pki/*")]
+    certificates = [file for name in ADDRESSES for file in folder.glob(f"pki/*{name}.*")]
+    files = [folder / "passwords/app", folder / "etcd_password", *folder.glob("pki/ca.*"), *certificates]
     return {file.name: file.read_text() for file in files} | {
         name: cluster.console(name, "cat /etc/citus_ha/postgres/registry.yml") for name in ("worker1-1", "worker1-2")
     }
@@ -307,7 +308,7 @@ def test_a_broken_standby_is_built_anew(cluster: Machines) -> None:
     )
     cluster.console(standby, "rm /var/lib/citus_ha/postgres/data/global/pg_control; systemctl kill -s KILL citus_ha")
     eventually(lambda: cluster.play("reinit", "-e", f"node={standby}").code == 0, timeout=180)
-    eventually(lambda: cluster.play("verify").code == 0, timeout=120)
+    eventually(lambda: cluster.play("verify").succeeded(), timeout=120)
 
 
 def test_it_stops_and_starts_and_leaves_nothing_when_it_is_destroyed(cluster: Machines) -> None:

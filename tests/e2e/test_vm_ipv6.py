@@ -123,4 +123,4 @@ def test_a_lost_leader_is_replaced_while_others_are_away(machines: Machines) -> 
         eventually(lambda: machines.query("SELECT count(*) FROM events") == [(6,)], timeout=60)
     finally:
         machines.power("start", *away)
-    eventually(lambda: machines.play("verify").code == 0, timeout=240)
+    eventually(lambda: machines.play("verify").succeeded(), timeout=240)
