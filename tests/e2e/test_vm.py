@@ -184,6 +184,19 @@ def test_a_port_that_the_running_cluster_is_to_move_to_must_be_free(cluster: Mac
     assert cluster.play("site").succeeded().changed == {}
 
 
+def test_sudo_may_want_a_password(cluster: Machines) -> None:
+    machine = "worker1-2"
+    cluster.console(machine, "useradd --create-home --shell /bin/bash ops; echo ops:open-sesame | chpasswd")
+    cluster.console(machine, "cp -r /srv/admin/.ssh /home/ops/; chown -R ops: /home/ops/.ssh")
+    cluster.console(machine, "echo 'ops ALL=(ALL) ALL' > /etc/sudoers.d/ops")
+    arguments = ("site", "--limit", machine, "-e", "ansible_user=ops", "-e")
+    assert cluster.play(*arguments, "ansible_become_password=open-sesame").succeeded().changed == {}
+    for wrong in ("ansible_become_password=wrong", "no_password=1"):
+        refused = cluster.play(*arguments, wrong)
+        assert refused.code != 0
+        assert f"{machine}: the user ops cannot become root there" in " ".join(refused.output.split())
+
+
 def test_there_is_no_container_and_the_packages_units_stay_off(cluster: Machines) -> None:
     assert cluster.console("coordinator-1", "command -v docker podman", check=False) == ""
     assert cluster.console("coordinator-1", "systemctl is-enabled patroni postgresql", check=False) == "masked\nmasked"

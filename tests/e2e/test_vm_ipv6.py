@@ -88,19 +88,6 @@ def test_a_second_run_changes_nothing(machines: Machines) -> None:
     assert machines.play("site").succeeded().changed == {}
 
 
-def test_sudo_may_want_a_password(machines: Machines) -> None:
-    machine = "north-1.example.com"
-    machines.console(machine, "useradd --create-home --shell /bin/bash ops; echo ops:open-sesame | chpasswd")
-    machines.console(machine, "cp -r /home/admin/.ssh /home/ops/; chown -R ops: /home/ops/.ssh")
-    machines.console(machine, "echo 'ops ALL=(ALL) ALL' > /etc/sudoers.d/ops")
-    arguments = ("site", "--limit", machine, "-e", "ansible_user=ops", "-e")
-    assert machines.play(*arguments, "ansible_become_password=open-sesame").succeeded().changed == {}
-    for wrong in ("ansible_become_password=wrong", "no_password=1"):
-        refused = machines.play(*arguments, wrong)
-        assert refused.code != 0
-        assert f"{machine}: the user ops cannot become root there" in " ".join(refused.output.split())
-
-
 def test_nothing_listens_where_it_was_not_told_to(machines: Machines) -> None:
     """IPv4 addresses of the machines' network and wildcards are what nobody asked for; sshd is the machine's own."""
     for machine in ("registry-a.example.com", "head-1.example.com", "north-2.example.com", "door-1.example.com"):
