@@ -184,17 +184,27 @@ def test_a_port_that_the_running_cluster_is_to_move_to_must_be_free(cluster: Mac
     assert cluster.play("site").succeeded().changed == {}
 
 
-def test_sudo_may_want_a_password(cluster: Machines) -> None:
+def test_sudo_may_want_a_password(cluster: ExampleMachines) -> None:
     machine = "worker1-2"
     cluster.console(machine, "useradd --create-home --shell /bin/bash ops; echo ops:open-sesame | chpasswd")
     cluster.console(machine, "cp -r /srv/admin/.ssh /home/ops/; chown -R ops: /home/ops/.ssh")
     cluster.console(machine, "echo 'ops ALL=(ALL) ALL' > /etc/sudoers.d/ops")
-    arguments = ("site", "--limit", machine, "-e", "ansible_user=ops", "-e")
-    assert cluster.play(*arguments, "ansible_become_password=open-sesame").succeeded().changed == {}
-    for wrong in ("ansible_become_password=wrong", "no_password=1"):
-        refused = cluster.play(*arguments, wrong)
-        assert refused.code != 0
-        assert f"{machine}: the user ops cannot become root there" in " ".join(refused.output.split())
+    host = cluster.groups["workers"]["children"]["worker1"]["hosts"][machine]
+    before = dict(host)
+    try:
+        host.update(ansible_user="ops", ansible_become_password="open-sesame")
+        cluster.save()
+        assert cluster.play("site", "--limit", machine).succeeded().changed == {}
+        for wrong in ("wrong", None):
+            host["ansible_become_password"] = wrong
+            cluster.save()
+            refused = cluster.play("site", "--limit", machine)
+            assert refused.code != 0
+            assert f"{machine}: the user ops cannot become root there" in " ".join(refused.output.split())
+    finally:
+        host.clear()
+        host.update(before)
+        cluster.save()
 
 
 def test_there_is_no_container_and_the_packages_units_stay_off(cluster: Machines) -> None:
