@@ -186,8 +186,10 @@ def test_a_port_that_the_running_cluster_is_to_move_to_must_be_free(cluster: Mac
 
 def test_sudo_may_want_a_password(cluster: ExampleMachines) -> None:
     machine = "worker1-2"
-    cluster.console(machine, "useradd --create-home --shell /bin/bash ops; echo ops:open-sesame | chpasswd")
-    cluster.console(machine, "cp -r /srv/admin/.ssh /home/ops/; chown -R ops: /home/ops/.ssh")
+    cluster.console(
+        machine, "useradd --create-home --home-dir /srv/ops --shell /bin/bash ops; echo ops:open-sesame | chpasswd"
+    )
+    cluster.console(machine, "cp -r /srv/admin/.ssh /srv/ops/; chown -R ops: /srv/ops/.ssh")
     cluster.console(machine, "echo 'ops ALL=(ALL) ALL' > /etc/sudoers.d/ops")
     host = cluster.groups["workers"]["children"]["worker1"]["hosts"][machine]
     before = dict(host)
