@@ -159,7 +159,7 @@ def happen(
         work = PLANNED[name]
         arguments = [word.format(worker=worker) for word in work.arguments]
         hit = [worker] if "worker" in name else ["coordinator"] if "coordinator" in name else ["all"]
-        code, output = nodes.play(work.playbook, *arguments, until=nodes.any_paused if work.killed else None)
+        code, output = nodes.play(work.playbook, *arguments, until=nodes.paused if work.killed else None)
         problem = "" if code == (KILLED if work.killed else 0) else f"the playbook ended with {code}: {output[-1500:]}"
     else:
         fault_name, _colon, place = name.partition(":")

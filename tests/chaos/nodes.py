@@ -126,10 +126,6 @@ class Nodes:
         """The poolers that hold their clients."""
         return [name for name in self.poolers if "paused|yes" in self.inside(name, *SHOW_STATE)]
 
-    def any_paused(self) -> bool:
-        """Whether a pooler holds its clients."""
-        return bool(self.paused())
-
     def lacking(self) -> list[str]:
         """What the cluster lacks to be complete: all run, one leader in each group, the others stream in step."""
         lacking = [f"{name} does not run" for name in self.all if not self.running(name)]
@@ -157,7 +153,7 @@ class Nodes:
         return lacking
 
     def play(
-        self, playbook: str, *arguments: str, until: Callable[[], bool] | None = None, timeout: float = 900
+        self, playbook: str, *arguments: str, until: Callable[[], object] | None = None, timeout: float = 900
     ) -> tuple[int, str]:
         """Run a playbook of the collection; its exit code and output.
 
