@@ -104,6 +104,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+cpus:
+  description: How many CPUs the machine has.
+  type: int
+  returned: success
 distribution:
   description: The C(id), C(version) and C(codename) of the distribution.
   type: dict
@@ -250,6 +254,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return {
         "changed": False,
         "distribution": distribution(),
+        "cpus": os.cpu_count() or 1,
         "memory_bytes": memory_bytes(),
         "free_bytes": {folder: free_bytes(folder) for folder in (params["path"], "/usr")},
         "owner": owner(params["path"]),

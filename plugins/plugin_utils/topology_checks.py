@@ -24,6 +24,7 @@ FACTS = {
     "postgres_is_leader",
     "service_machine",
     "service_missing",
+    "service_machine_cpus",
     "service_machine_memory",
 }
 

@@ -34,28 +34,24 @@ LISTENERS = {
 LOOPBACK_ONLY = {"etcd_metrics_port", "haproxy_stats_port"}
 LOOPBACK_TOO = {"postgres_port", "pgbouncer_port", "haproxy_primary_port", "haproxy_standby_port"}
 
-# The variables that limit the memory of the containers of each kind of node.
-MEMORY_LIMITS = {
-    "etcd": ("etcd_memory",),
-    "postgres": ("postgres_memory",),
-    "pooler": ("pgbouncer_memory", "haproxy_memory"),
-}
+# What runs on each kind of node; the variables that limit memory and CPU are named after it.
+PROCESSES = {"etcd": ("etcd",), "postgres": ("postgres",), "pooler": ("pgbouncer", "haproxy")}
 
 
 @dataclass
 class Node:
     """One inventory host as the other nodes see it.
 
-    ``address`` is the name or address that others connect to, ``ip`` the address that they see its connections
-    come from (never a name: ``Inventory.resolve`` knows that of one), ``machine`` what its ports and memory are
-    shared on, ``own_network`` whether all addresses of its network are its own. ``become`` says whether tasks have
-    to become the service's user: in a container they are it already. ``memory`` is the sum of the node's limits in
-    bytes, 0 without any. ``published`` are the ports that the node takes on its machine: ``address``, ``port`` and
-    the ``variable`` that says so. ``proxy_address`` and ``proxy_ip`` are the same for the HAProxy beside a pooler,
-    and ``client`` says how clients outside reach both: ``address``, ``pooler``, ``primary`` and ``standby`` (ports).
-    ``system`` is what the node needs of its machine's operating system: the names of kernel parameters (``sysctl``),
-    a device (``watchdog``, empty for none) and ``time_check``; empty in Docker. ``repository`` is where its packages of
-    PostgreSQL come from.
+    ``address`` is the name or address that others connect to, ``ip`` the address that they see its connections come
+    from (never a name: ``Inventory.resolve`` knows that of one), ``machine`` what its ports and memory are shared on,
+    ``own_network`` whether all addresses of its network are its own. ``become`` says whether tasks have to become the
+    service's user: in a container they are it already. ``memory`` is the sum of the node's limits in bytes, ``cpus``
+    the largest limit of its processes, both 0 without any. ``published`` are the ports that the node takes on its
+    machine: ``address``, ``port`` and the ``variable`` that says so. ``proxy_address`` and ``proxy_ip`` are the same
+    for the HAProxy beside a pooler, and ``client`` says how clients outside reach both: ``address``, ``pooler``,
+    ``primary`` and ``standby`` (ports). ``system`` is what the node needs of its machine's operating system: the names
+    of kernel parameters (``sysctl``), a device (``watchdog``, empty for none) and ``time_check``; empty in Docker.
+    ``repository`` is where its packages of PostgreSQL come from.
     """
 
     name: str
@@ -68,6 +64,7 @@ class Node:
     own_network: bool
     ports: dict[str, int] = field(default_factory=dict)
     memory: int = 0
+    cpus: float = 0
     published: list[dict[str, Any]] = field(default_factory=list)
     citus_group: int | None = None
     manager: str | None = None
@@ -174,7 +171,8 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         ip=literal(str(place)) or inventory.resolve(str(place)) or str(place),
         become=not docker,
         own_network=on_bridge,
-        memory=sum(_bytes(inventory.get(host, limit)) for limit in MEMORY_LIMITS[kind]),
+        memory=sum(_bytes(inventory.get(host, f"{process}_memory")) for process in PROCESSES[kind]),
+        cpus=max(_cpus(inventory.get(host, f"{process}_cpus")) for process in PROCESSES[kind]),
         ports={port: int(inventory.get(host, port)) for port in LISTENERS[kind]},
         repository=str(inventory.get(host, "postgres_repository")),
     )
@@ -261,6 +259,14 @@ def _bytes(size: Any) -> int:
     """A size such as ``1g`` in bytes; 0 for none, and for what is no size (Docker refuses that itself)."""
     try:
         return int(human_to_bytes(str(size))) if size else 0
+    except ValueError:
+        return 0
+
+
+def _cpus(limit: Any) -> float:
+    """A number of CPUs; 0 for none, and for what is no number (the role's argument spec refuses that)."""
+    try:
+        return float(limit or 0)
     except ValueError:
         return 0
 

@@ -45,6 +45,11 @@ def test_more_memory_than_the_machine_has(nothing: Cluster) -> None:
     assert "postgres_memory" in output and "Lower them" in output
 
 
+def test_more_cpus_than_the_machine_has(nothing: Cluster) -> None:
+    output = refused(nothing, "-e", "postgres_cpus=4096")
+    assert "postgres_cpus" in output and "4096.0" in output and "0 for no limit" in output
+
+
 def test_a_data_volume_of_another_cluster(nothing: Cluster) -> None:
     volume = nothing.docker.volumes.create(
         f"citus_ha.citus_ha_test_refused.{PREFIX}worker1-1", labels={"io.citus_ha.cluster_id": "0123456789abcdef"}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import Any
 
@@ -76,21 +77,21 @@ def test_every_container_is_watched_and_restarted(containers: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("kind", "megabytes", "cpus", "shares"),
     [
-        # The memory is the inventory's; of the CPU the servers have what the others leave.
-        ("coordinator-|worker[12]-|postgres-", 512, 0, 1024),
+        # The memory is the inventory's; of the CPU the servers have nine tenths of all, and what the others leave.
+        ("coordinator-|worker[12]-|postgres-", 512, 0.9 * (os.cpu_count() or 1), 1024),
         ("etcd-", 256, 1, 10240),
         (r"pgbouncer-\d+$", 256, 1, 4096),
         (r"pgbouncer-\d+-haproxy", 128, 1, 4096),
     ],
 )
 def test_no_container_takes_what_the_others_need(
-    containers: dict[str, Any], kind: str, megabytes: int, cpus: int, shares: int
+    containers: dict[str, Any], kind: str, megabytes: int, cpus: float, shares: int
 ) -> None:
     limited = [attrs["HostConfig"] for name, attrs in containers.items() if re.match(f"{PREFIX}({kind})", name)]
     assert limited
     for given in limited:
         assert given["Memory"] == given["MemorySwap"] == megabytes * 1024**2
-        assert (given["NanoCpus"], given["CpuShares"]) == (cpus * 10**9, shares)
+        assert (given["NanoCpus"], given["CpuShares"]) == (round(cpus * 10**9), shares)
 
 
 def test_the_root_file_system_cannot_be_written(demo: Cluster, containers: dict[str, Any]) -> None:
@@ -140,6 +141,9 @@ def test_servers_check_whom_they_connect_to(demo: Cluster) -> None:
 def test_poolers_check_whom_they_connect_to(demo: Cluster) -> None:
     ini = demo.inside("pgbouncer-1", "cat", "/etc/citus_ha/pgbouncer/pgbouncer.ini")
     assert "server_tls_sslmode = verify-full" in ini and "client_tls_sslmode = require" in ini
+
+
+def test_haproxys_checks_verify_whom_they_ask(demo: Cluster) -> None:
     servers = [
         line
         for line in demo.inside("pgbouncer-1-haproxy", "cat", "/etc/citus_ha/haproxy/haproxy.cfg").splitlines()
@@ -205,7 +209,13 @@ def test_the_image_says_what_is_in_it(demo: Cluster, containers: dict[str, Any])
     assert labels["io.citus_ha.citus_package"].startswith("postgresql-17-citus-")
     listed = json.loads(demo.inside("coordinator-1", "cat", "/usr/share/citus_ha/sbom.cdx.json"))
     versions = {component["name"]: component["version"] for component in listed["components"]}
-    for package in ("postgresql-17", "patroni", "etcd-server", "pgbouncer", "haproxy", "libssl3t64"):
+    programs = {"postgresql-17", "patroni", "etcd-server", "pgbouncer", "haproxy", "pgbackrest"}
+    if labels["io.citus_ha.citus_source"] != "standin":
+        programs.add(labels["io.citus_ha.citus_package"])
+    for package in {*programs, "libssl3t64"}:
         assert versions[package] == demo.inside(
             "coordinator-1", "dpkg-query", "--show", "--showformat=${Version}", package
         )
+    prefix = "io.citus_ha.version."
+    labelled = {name.removeprefix(prefix): value for name, value in labels.items() if name.startswith(prefix)}
+    assert labelled == {package: versions[package] for package in programs}

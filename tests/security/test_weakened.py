@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+import test_containers
 from attackers import LOOT, Attacker, attacker
 from cluster import PREFIX, Cluster
 from test_attacks import CA, SILENT, STOLEN, UNSAFE, pair, server, unsafe
@@ -20,6 +21,10 @@ WEAKER = {
     "pgbouncer_parameters": {"client_tls_sslmode": "allow", "admin_users": "app"},
     "postgres_patroni_allowlist": ["0.0.0.0/0"],
     "cluster_etcd_authentication": False,
+    "postgres_patroni_verify_client": "none",
+    "haproxy_check_verify": "none",
+    # One node is enough
+    "service_confined": "{{ inventory_hostname != 'etcd-3' }}",
     "cluster_roles": [{"name": "app", "flags": ["SUPERUSER"]}],
 }  # fmt: skip
 
@@ -70,10 +75,26 @@ def test_patroni_takes_a_stolen_certificate(inside: Attacker) -> None:
     assert not inside.run(*unsafe(method, path, *stolen)).output.endswith(" 403")
 
 
+def test_patroni_takes_no_certificate_at_all(inside: Attacker) -> None:
+    assert not inside.run(*unsafe(*UNSAFE[1])).output.endswith(" 403")
+
+
 def test_etcd_shows_everything_to_a_stolen_certificate(inside: Attacker) -> None:
     what, argv, _refusal = STOLEN[0]
     outcome = inside.run(*argv)
     assert (what, outcome.code) == ("reading", 0) and "/leader" in outcome.output, outcome.output
+
+
+def test_haproxy_believes_every_server(weakened: Cluster) -> None:
+    with pytest.raises(AssertionError, match="verify none"):
+        test_containers.test_haproxys_checks_verify_whom_they_ask(weakened)
+
+
+@pytest.mark.parametrize(("aspect", "expected"), [("ReadonlyRootfs", True), ("CapDrop", ["ALL"])])
+def test_a_container_is_not_confined(weakened: Cluster, aspect: str, expected: object) -> None:
+    found = {container.name: container.attrs for container in weakened.containers()}
+    with pytest.raises(AssertionError, match=f"{PREFIX}etcd-3"):
+        test_containers.test_docker_confines_every_container(found, aspect, expected)
 
 
 def test_the_application_role_reads_hashes(weakened: Cluster) -> None:

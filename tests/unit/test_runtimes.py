@@ -22,7 +22,7 @@ HOSTS: dict[str, dict[str, dict[str, Any]]] = {
     "coordinator": {"coordinator-1": {}, "coordinator-2": {}},
     "worker1": {"worker1-1": {"citus_group": 1}},
     "pgbouncer": {"pgbouncer-1": {}},
-    "standalone": {"postgres-1": {}},
+    "standalone": {"postgres-1": {}, "postgres-2": {"postgres_data_checksums": False}},
 }
 VARIABLES: dict[str, Any] = {
     "ansible_connection": "local",
@@ -69,8 +69,9 @@ def render_with(folder: Path, manager: str) -> Rendered:
     everywhere = {
         **VARIABLES,
         "service_manager": manager,
-        # One machine for all four servers' containers
-        "service_machine_memory": 2**30 * (4 if manager == "docker" else 1),
+        # One machine for all five servers' containers
+        "service_machine_memory": 2**30 * (5 if manager == "docker" else 1),
+        "service_machine_cpus": 2,
         "dump_path": str(dump),
         "cluster_secrets_path": str(folder / "secrets"),
     }
@@ -98,13 +99,15 @@ def test_the_same_processes_run(rendered: dict[str, Rendered]) -> None:
     docker, systemd = rendered["docker"], rendered["systemd"]
     names = {host for hosts in HOSTS.values() for host in hosts} | {"pgbouncer-1-haproxy"}
     assert docker.keys() == systemd.keys() == names
+    same = ("command", "user", "memory", "cpus", "restart_files", "data_path", "reload_signal", "stop_signal")
     for name in names:
-        for aspect in ("command", "user", "memory", "restart_files", "data_path", "reload_signal", "stop_signal"):
+        for aspect in same:
             assert docker[name][aspect] == systemd[name][aspect], f"{aspect} of {name}"
 
 
 def test_without_a_limit_in_the_inventory_a_server_has_its_share_of_the_machine(rendered: dict[str, Rendered]) -> None:
     assert int(rendered["docker"]["worker1-1"]["memory"]) == 896 * 2**20
+    assert rendered["docker"]["worker1-1"]["cpus"] == 1.8
     assert "shared_buffers: 224MB" in content(rendered["docker"]["worker1-1"], "/etc/citus_ha/postgres/patroni.yml")
 
 
@@ -123,6 +126,13 @@ def test_they_read_the_same_configuration(rendered: dict[str, Rendered], process
     docker, systemd = (content(rendered[manager][process], path) for manager in ("docker", "systemd"))
     assert without_listeners(docker) == without_listeners(systemd)
     assert len(without_listeners(docker)) > 10
+
+
+def test_new_data_has_checksums_where_they_are_wanted(rendered: dict[str, Rendered]) -> None:
+    assert "\n    - data-checksums\n" in content(rendered["docker"]["worker1-1"], "/etc/citus_ha/postgres/patroni.yml")
+    initialize = "/etc/citus_ha/postgres/initialize.sh"
+    assert " --data-checksums --auth-local=peer " in content(rendered["docker"]["postgres-1"], initialize)
+    assert "checksums" not in content(rendered["docker"]["postgres-2"], initialize)
 
 
 def test_they_have_the_same_files(rendered: dict[str, Rendered]) -> None:
