@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,11 @@ SMALL = 4 * 2**30
 """Bytes of a data volume that is small enough to be meant for being filled."""
 
 POSTMASTER = f"head -n 1 {DATA}/postmaster.pid"
+
+
+BUSY = "citus-ha-chaos-busy-"
+BUSY_SECONDS = 3600
+"""Longer than any fault: what makes the machine busy ends by itself when nobody ends it."""
 
 
 class CannotHappen(Exception):
@@ -120,6 +126,19 @@ def fill_disk(nodes: Nodes, node: str) -> None:
 def empty_disk(nodes: Nodes, node: str) -> None:
     """Give the space back."""
     nodes.inside(node, "rm", "-f", FILLER)
+
+
+def make_busy(nodes: Nodes, node: str) -> None:
+    """Containers beside the cluster's that want twice the machine's CPUs; Docker gives each as much as a server."""
+    image = nodes.container(nodes.all[0]).image.id
+    loop = ["timeout", str(BUSY_SECONDS), "sh", "-c", "while :; do :; done"]
+    for number in range(2 * (os.cpu_count() or 1)):
+        nodes.run_beside(f"{BUSY}{number}", image, loop)
+
+
+def make_idle(nodes: Nodes, node: str) -> None:
+    """Remove them."""
+    nodes.remove_beside(BUSY)
 
 
 def nothing(_nodes: Nodes, _node: str) -> None:

@@ -25,6 +25,8 @@ from actions import (
     freeze,
     kill_container,
     lose_packets,
+    make_busy,
+    make_idle,
     mend_network,
     nothing,
     shell,
@@ -36,13 +38,17 @@ from nodes import KILLED, Nodes
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that happens to the nodes that ``places`` stands for, and is undone after ``seconds``."""
+    """Something that happens to the nodes that ``places`` stands for, and is undone after ``seconds``.
+
+    ``bearable``: nobody may take over because of it.
+    """
 
     name: str
     begin: Action
     end: Action
     seconds: float
     places: tuple[str, ...]
+    bearable: bool = False
 
 
 # Seconds in which Patroni has noticed, so that a cluster that looks complete is so.
@@ -68,10 +74,11 @@ FAULTS = {
         Fault("lose_packets", lose_packets, mend_network, 20, SERVERS),
         Fault("delay_packets", delay_packets, mend_network, 20, SERVERS),
         Fault("disk_full", fill_disk, empty_disk, 20, SERVERS),
-        Fault("etcd_lost_1", kill_container, start_container, 30, ("etcd*1",)),
-        Fault("etcd_lost_2", kill_container, start_container, 60, ("etcd*2",)),
-        Fault("etcd_lost_3", kill_container, start_container, 60, ("etcd*3",)),
-        Fault("etcd_lost_long", kill_container, start_container, 300, ("etcd*3",)),
+        Fault("etcd_lost_1", kill_container, start_container, 30, ("etcd*1",), bearable=True),
+        Fault("etcd_lost_2", kill_container, start_container, 60, ("etcd*2",), bearable=True),
+        Fault("etcd_lost_3", kill_container, start_container, 60, ("etcd*3",), bearable=True),
+        Fault("etcd_lost_long", kill_container, start_container, 300, ("etcd*3",), bearable=True),
+        Fault("busy", make_busy, make_idle, 300, ("machine",), bearable=True),
         Fault("kill_leader_and_standby", kill_container, start_container, 40, ("coordinator+worker_standby",)),
     )
 }
@@ -118,6 +125,8 @@ def targets(nodes: Nodes, place: str, chance: random.Random) -> list[str]:
     """The nodes that a place stands for at this moment."""
     workers = [group for group in nodes.groups if group != "coordinator"]
     name, _star, count = place.partition("*")
+    if place == "machine":
+        return [place]
     if place == "coordinator":
         return [nodes.leader("coordinator")]
     if place == "worker":
@@ -154,6 +163,7 @@ def happen(
     """
     begun = time.time()
     problem = ""
+    leadership: dict[str, tuple[str, int]] = {}
     if name in PLANNED:
         worker = chance.choice([group for group in nodes.groups if group != "coordinator"])
         work = PLANNED[name]
@@ -165,6 +175,7 @@ def happen(
         fault_name, _colon, place = name.partition(":")
         fault = FAULTS[fault_name]
         hit = targets(nodes, place, chance)
+        leadership = nodes.leadership() if fault.bearable else leadership
         begun = time.time()
         try:
             for node in hit:
@@ -179,11 +190,23 @@ def happen(
         time.sleep(1)
     if lacking:
         problem += f" after {patience:g} seconds: {'; '.join(lacking)}"
+    elif leadership:
+        problem += taken_over(leadership, nodes.leadership())
     return Happened(name, tuple(hit), begun, ended, time.time(), problem.strip())
+
+
+def taken_over(before: dict[str, tuple[str, int]], after: dict[str, tuple[str, int]]) -> str:
+    """Which groups have another leader, or the same one after somebody else."""
+    return "; ".join(
+        f"{group} was led by {before[group][0]} on timeline {before[group][1]}, then by {name} on {timeline}"
+        for group, (name, timeline) in after.items()
+        if before[group] != (name, timeline)
+    )
 
 
 def undo_everything(nodes: Nodes) -> None:
     """Whatever was interrupted: no process stopped, no container away, no rule in a network."""
+    make_idle(nodes, "machine")
     for node in nodes.all:
         with suppress(docker.errors.APIError):
             thaw(nodes, node)

@@ -33,6 +33,7 @@ class Member:
     name: str
     role: str
     state: str
+    timeline: int
 
 
 class Nodes:
@@ -73,6 +74,15 @@ class Nodes:
         """The node's container."""
         return self._docker.containers.get(node)
 
+    def run_beside(self, name: str, image: str, command: list[str]) -> None:
+        """A container that is none of the cluster's, without a network."""
+        self._docker.containers.run(image, command, name=name, network_mode="none", detach=True, auto_remove=True)
+
+    def remove_beside(self, prefix: str) -> None:
+        """Remove those whose names begin so."""
+        for container in self._docker.containers.list(all=True, filters={"name": f"^/?{prefix}"}):
+            container.remove(force=True)
+
     def running(self, node: str) -> bool:
         """Whether the container runs and is not frozen."""
         return bool(self.container(node).status == "running")
@@ -104,7 +114,10 @@ class Nodes:
                 answer = json.loads(text)
             except ValueError:
                 continue
-            return [Member(item["name"], item["role"], item["state"]) for item in answer.get("members", [])]
+            return [
+                Member(item["name"], item["role"], item["state"], int(item.get("timeline") or 0))
+                for item in answer.get("members", [])
+            ]
         return []
 
     def leader(self, group: str) -> str:
@@ -121,6 +134,13 @@ class Nodes:
         """A standby of the group."""
         leader = self.leader(group)
         return next(name for name in self.groups[group] if name != leader)
+
+    def leadership(self) -> dict[str, tuple[str, int]]:
+        """Who leads each group, on which timeline. Both stay the same as long as nobody takes over."""
+        return {
+            group: next(((m.name, m.timeline) for m in self.members(group) if m.role == "leader"), ("nobody", 0))
+            for group in self.groups
+        }
 
     def paused(self) -> list[str]:
         """The poolers that hold their clients."""

@@ -225,6 +225,15 @@ class Disks:
         return str(self.size)
 
 
+def test_a_bearable_fault_after_which_somebody_else_leads_is_a_problem() -> None:
+    before = {"coordinator": ("c1", 3), "worker1": ("w1", 1), "worker2": ("w3", 5)}
+    after = {**before, "worker1": ("w2", 2), "worker2": ("w3", 7)}
+    assert faults.taken_over(before, before) == ""
+    assert faults.taken_over(before, after) == (
+        "worker1 was led by w1 on timeline 1, then by w2 on 2; worker2 was led by w3 on timeline 5, then by w3 on 7"
+    )
+
+
 def test_a_disk_that_was_not_made_for_it_is_not_filled() -> None:
     nodes: Any = Disks(100 * 2**30)
     with pytest.raises(actions.CannotHappen, match="w1 has its data on 100 GiB"):
