@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -223,6 +224,10 @@ def test_a_switchover_under_load_causes_no_error_and_loses_nothing(demo: Cluster
         assert refused.code != 0 and "has no member nobody" in refused.output
         demo.play("switchover", "-e", f"group={group}").succeeded()
     assert demo.leader(group) != old
+    # Not Patroni, which looks once a second
+    stopped = demo.docker.containers.get(f"{PREFIX}{old}").logs(tail=400).decode()
+    assert re.search(r"before_stop script .* exited with 0", stopped)
+    assert "clients_are_held" not in demo.inside(old, "ls", "/run/postgresql")
     # Who leads already is left alone.
     candidate = f"candidate={PREFIX}{demo.leader(group)}"
     assert demo.play("switchover", "-e", f"group={group}", "-e", candidate).succeeded().changed == {}
@@ -273,6 +278,7 @@ def test_nobody_takes_over_during_maintenance(demo: Cluster) -> None:
     assert demo.play("switchover", "-e", "group=worker1").succeeded().changed
 
 
+@pytest.mark.slow
 def test_a_broken_standby_is_built_anew(demo: Cluster) -> None:
     standby = "worker1-1" if demo.leader("worker1") == "worker1-2" else "worker1-2"
     demo.inside(standby, "sh", "-c", "rm -rf /var/lib/citus_ha/postgres/data/base")

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -141,3 +144,58 @@ def test_they_have_the_same_files(rendered: dict[str, Rendered]) -> None:
         assert listed == [
             (file["path"], file.get("mode"), file.get("secret")) for file in rendered["systemd"][name]["files"]
         ]
+
+
+class Scripts:
+    """The scripts that Patroni runs on worker1-1, with programs of PostgreSQL that write down how they were called."""
+
+    def __init__(self, folder: Path, given: dict[str, Any]) -> None:
+        self.folder = folder
+        self.held = folder / "clients_are_held"
+        self.called = folder / "called"
+        for name in ("pg_ctl", "pg_controldata"):
+            self.program(name, "exit 0")
+        for name in ("pg_ctl", "before_stop.sh"):
+            text = content(given, f"/etc/citus_ha/postgres/{name}")
+            text = text.replace("/usr/lib/postgresql/17/bin", str(folder)).replace("/run/postgresql", str(folder))
+            (folder / f"script.{name}").write_text(text, encoding="utf-8")
+
+    def program(self, name: str, then: str) -> None:
+        """A program that does this after it has written down how it was called."""
+        (self.folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {self.called}\n{then}\n', encoding="utf-8")
+        (self.folder / name).chmod(0o700)
+
+    def run(self, name: str, *arguments: str) -> tuple[int, list[str]]:
+        """The exit code of a script, and what it called."""
+        self.called.write_text("", encoding="utf-8")
+        ran = subprocess.run(["sh", str(self.folder / f"script.{name}"), *arguments], check=False, timeout=30)
+        return ran.returncode, self.called.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture
+def scripts(rendered: dict[str, Rendered], tmp_path: Path) -> Scripts:
+    """Those of a server."""
+    return Scripts(tmp_path, rendered["docker"]["worker1-1"])
+
+
+def test_postgresql_is_stopped_before_patroni_does_while_clients_are_held_only(scripts: Scripts) -> None:
+    assert scripts.run("before_stop.sh") == (0, [])
+    scripts.held.touch()
+    code, called = scripts.run("before_stop.sh")
+    assert code == 0 and len(called) == 1 and called[0].startswith("pg_ctl stop ") and "--mode=fast" in called[0]
+    # Once only, and not of a switchover that ended otherwise
+    assert scripts.run("before_stop.sh") == (0, [])
+    scripts.held.touch()
+    os.utime(scripts.held, (time.time() - 40, time.time() - 40))
+    assert scripts.run("before_stop.sh") == (0, [])
+
+
+def test_a_promotion_is_answered_when_the_server_is_a_primary(scripts: Scripts) -> None:
+    once = scripts.folder / "once"
+    scripts.program("pg_controldata", f'[ -e {once} ] && echo "cluster state: in production"; touch {once}')
+    code, called = scripts.run("pg_ctl", "promote", "-D", "data", "-W")
+    assert code == 0 and called[0] == "pg_ctl promote -D data -W"
+    assert [line.split()[0] for line in called[1:]] == ["pg_controldata"] * 2
+    assert scripts.run("pg_ctl", "reload") == (0, ["pg_ctl reload"])
+    scripts.program("pg_ctl", "exit 3")
+    assert scripts.run("pg_ctl", "promote") == (3, ["pg_ctl promote"])
