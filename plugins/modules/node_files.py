@@ -47,7 +47,7 @@ options:
         choices: [present, absent]
         default: present
       content:
-        description: The whole content. Required where the file shall be there.
+        description: The whole content. This, or one in O(secrets), is required where the file shall be there.
         type: str
       mode:
         description: Octal file mode.
@@ -56,10 +56,12 @@ options:
       group:
         description: Group of this file and of the folders that are made for it, where it is another one.
         type: str
-      secret:
-        description: Keep the content out of the diff.
-        type: bool
-        default: false
+  secrets:
+    description:
+      - Contents of files that nobody shall see, by O(files[].path). They appear in no output, in no diff, and not in
+        the system's log, where Ansible writes what a module was given.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -71,9 +73,9 @@ EXAMPLES = r"""
       - path: /etc/citus_ha/haproxy/haproxy.cfg
         content: "{{ lookup('ansible.builtin.template', 'haproxy.cfg.j2') }}"
       - path: /etc/citus_ha/tls/node.key
-        content: "{{ lookup('ansible.builtin.file', 'node.key') }}"
         mode: "0600"
-        secret: true
+    secrets:
+      /etc/citus_ha/tls/node.key: "{{ lookup('ansible.builtin.file', 'node.key') }}"
   register: written
 """
 
@@ -223,9 +225,21 @@ def number(name: str, look_up: Any, kind: str, may_be_missing: bool) -> int:
         ) from error
 
 
+def refuse_unclear(files: Iterable[dict[str, Any]], secrets: dict[str, str]) -> None:
+    """Each file that shall be there has one content, and each secret is a file's."""
+    paths = {file["path"] for file in files}
+    for file in files:
+        contents = [content for content in (file["content"], secrets.get(file["path"])) if content is not None]
+        if file["state"] == "present" and len(contents) != 1:
+            raise InvalidInput(f"files: {file['path']} has {len(contents)} contents.", "Give one, there or in secrets.")
+    for path in secrets.keys() - paths:
+        raise InvalidInput(f"secrets: {path} is none of the files.", "Name it in files, with its mode.")
+
+
 def work(module: AnsibleModule) -> dict[str, Any]:
     """Compare, and unless in check mode write."""
     params = module.params
+    refuse_unclear(params["files"], params["secrets"])
     # A package that makes the user may not be installed yet.
     missing_ok = module.check_mode
     uid = number(params["owner"], pwd.getpwnam, "owner", missing_ok) if params["owner"] else os.geteuid()
@@ -236,12 +250,14 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     for file in params["files"]:
         path = params["root"] + file["path"]
         gid = number(file["group"], grp.getgrnam, "group", missing_ok) if file["group"] else default_gid
-        desired = FileState(file["content"], int(file["mode"], 8), uid, gid) if file["state"] == "present" else ABSENT
+        secret = file["path"] in params["secrets"]
+        content = params["secrets"][file["path"]] if secret else file["content"]
+        desired = FileState(content, int(file["mode"], 8), uid, gid) if file["state"] == "present" else ABSENT
         before = observe(path)
         if before == desired:
             continue
         changed.append(file["path"])
-        differences.append(difference(file["path"], before, desired, file["secret"]))
+        differences.append(difference(file["path"], before, desired, secret))
         if desired is ABSENT:
             to_remove.append(path)
         else:
@@ -278,13 +294,13 @@ def main() -> None:
                     "options": {
                         "path": {"type": "str", "required": True},
                         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-                        "content": {"type": "str", "no_log": True},
+                        "content": {"type": "str"},
                         "mode": {"type": "str", "default": "0640"},
                         "group": {"type": "str"},
-                        "secret": {"type": "bool", "default": False},
                     },
-                    "required_if": [("state", "present", ["content"])],
                 },
+                # Not within files: Ansible logs a list as text, in which it finds no secret that has a line's end.
+                "secrets": {"type": "dict", "default": {}, "no_log": True},
             },
             supports_check_mode=True,
         ),

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
@@ -14,10 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.citus_ha.cluster.plugins.filter.postgres import scram_secret
 from cluster import PREFIX, Cluster
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from leaks import leaks, secrets_of, system_log
 
 Got = Callable[[str, str], None]
 
@@ -25,42 +22,10 @@ Got = Callable[[str, str], None]
 @pytest.fixture(scope="module")
 def secrets(demo: Cluster) -> dict[str, str]:
     """Every secret of the cluster by what it is, in each form that a leak could have."""
-    folder = demo.inventory / ".secrets"
-    found = {}
-    for name in ("etcd_password", "etcd_user_key"):
-        found[name] = (folder / name).read_text().strip()
-    passwords = {file.name: file.read_text().strip() for file in (folder / "passwords").iterdir()}
-    passwords |= {role["name"]: role["password"] for role in demo.variables["cluster_roles"] if "password" in role}
-    assert passwords.keys() >= {"app", "reporter"}
-    for role, value in passwords.items():
-        found[f"password of {role}"] = value
-        # What PostgreSQL stores, without its salt
-        found |= {f"verifier of {role}, {n}": part for n, part in enumerate(verifier(value, role))}
-    for file in (folder / "pki").glob("*.key"):
-        found |= {f"{file.name}, {n}": part for n, part in enumerate(key_forms(file.read_bytes()))}
-    assert len(found) > 15
+    given = {role["name"]: role["password"] for role in demo.variables["cluster_roles"] if "password" in role}
+    found = secrets_of(demo.inventory / ".secrets", given)
+    assert found.keys() >= {"password of app", "password of reporter"}
     return found
-
-
-def verifier(password: str, role: str) -> list[str]:
-    """The two keys in a SCRAM secret."""
-    return scram_secret(password, role).rsplit("$", 1)[1].split(":")
-
-
-def key_forms(content: bytes) -> list[str]:
-    """The private number of a key as it looks in Base64, wherever in a block it begins."""
-    key = serialization.load_pem_private_key(content, None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    number = key.private_numbers().private_value.to_bytes(32, "big")
-    # Whole groups of three bytes only: what is before and after the number is unknown.
-    return [base64.b64encode(number[skip : skip + 30]).decode() for skip in range(3)]
-
-
-def leaks(text: str, secrets: dict[str, str]) -> list[str]:
-    """Which secrets a text has."""
-    # A key whose lines were broken, quoted or escaped is still one.
-    joined = re.sub(r"\\n|\\r|[\s\"']", "", text)
-    return [name for name, value in secrets.items() if value in text or value in joined]
 
 
 def test_the_scan_finds_a_secret(secrets: dict[str, str]) -> None:
@@ -76,6 +41,17 @@ def test_what_ansible_printed(demo: Cluster, secrets: dict[str, str], got: Got) 
     assert "EXEC" in output and "invocation" in output and "Make the roles" in output
     found = leaks(output, secrets)
     got(f"{len(secrets)} secrets in {len(output)} characters of -vvv --diff", ", ".join(found) or "none")
+    assert found == []
+
+
+def test_the_systems_log(demo: Cluster, secrets: dict[str, str], got: Got) -> None:
+    """Ansible's modules write there what they were given, on the controller and on every machine."""
+    with system_log() as heard:
+        demo.play("site").succeeded()
+    text = "\n".join(heard)
+    assert text.count("Invoked with") > 50 and "/etc/citus_ha/tls/node.key" in text
+    found = leaks(text, secrets)
+    got(f"secrets in {len(text)} characters of the system's log", ", ".join(found) or "none")
     assert found == []
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ DUMP = """
       memory: "{{ service_memory }}"
       cpus: "{{ service_cpus | float }}"
       files: "{{ service_files }}"
+      secret_files: "{{ service_secrets | default({}) | list }}"
       restart_files: "{{ service_restart_files | default([]) }}"
       data_path: "{{ service_data_path | default('') }}"
       health: "{{ service_health }}"
@@ -67,8 +69,10 @@ def collection(folder: Path) -> None:
         for part in ("defaults", "meta"):
             (role / part).symlink_to(ROOT / "roles" / name / part)
     (copy / "roles/pki/vars").mkdir()
-    names = (ROOT / "roles/pki/vars/main.yml").read_text().replace("pki_files:", "__pki_real_files:")
-    names += '\npki_files: []\ncertificate_names: "{{ __pki_names }}"\n'
+    names = (ROOT / "roles/pki/vars/main.yml").read_text()
+    names = re.sub("^pki_(?=[a-z_]*(files|secrets):)", "__pki_real_", names, flags=re.MULTILINE)
+    names += "\npki_files: []\npki_registry_files: []\npki_secrets: {}\npki_registry_secrets: {}\n"
+    names += 'certificate_names: "{{ __pki_names }}"\n'
     (copy / "roles/pki/vars/main.yml").write_text(names)
     (folder / "ansible.cfg").touch()
 
@@ -96,4 +100,4 @@ def render(folder: Path, inventory: Path, dump: Path) -> Rendered:
 
 def content(given: dict[str, Any], path: str) -> str:
     """One file of a process."""
-    return str({file["path"]: file["content"] for file in given["files"]}[path])
+    return str({file["path"]: file.get("content") for file in given["files"]}[path])

@@ -190,7 +190,7 @@ def test_a_unit_carries_its_health_check() -> None:
         ({"path": "/etc/citus_ha/etcd/etcd.yml"}, {"mode": "0640"}),
         ({"path": "/etc/citus_ha/tls/node.key", "mode": "0600"}, {"mode": "0640", "group": "citus_ha"}),
         ({"path": "/etc/citus_ha/haproxy/check.sh", "mode": "0750"}, {"mode": "0750"}),
-        ({"path": "/etc/citus_ha/pgbouncer/userlist.txt", "mode": "0600", "secret": True}, {"mode": "0640"}),
+        ({"path": "/etc/citus_ha/pgbouncer/userlist.txt", "mode": "0600"}, {"mode": "0640"}),
     ],
 )
 def test_on_a_machine_root_owns_the_files_and_the_group_reads(file: dict[str, Any], expected: dict[str, Any]) -> None:

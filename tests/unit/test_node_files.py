@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import CitusHaError
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import CitusHaError, InvalidInput
 from ansible_collections.citus_ha.cluster.plugins.modules import node_files
 
 
@@ -47,8 +47,9 @@ def test_a_file_where_a_folder_should_be_is_an_error(tmp_path: Path) -> None:
 
 def written(check_mode: bool = False, **file: Any) -> dict[str, Any]:
     """What the module returns for one file."""
-    defaults = {"state": "present", "content": None, "mode": "0640", "group": None, "secret": False}
-    params = {"root": "", "owner": None, "group": None, "files": [{**defaults, **file}]}
+    defaults = {"state": "present", "content": None, "mode": "0640", "group": None}
+    secrets = {file["path"]: file.pop("secret")} if "secret" in file else {}
+    params = {"root": "", "owner": None, "group": None, "files": [{**defaults, **file}], "secrets": secrets}
     return node_files.work(SimpleNamespace(params=params, check_mode=check_mode))  # type: ignore[arg-type]
 
 
@@ -64,6 +65,26 @@ def test_a_file_goes_away_again(tmp_path: Path) -> None:
     assert removed == predicted
     assert removed["changed_files"] == [str(path)] and "-vm.swappiness = 1" in removed["diff"][0]["prepared"]
     assert not written(path=str(path), state="absent")["changed"]
+
+
+def test_a_secret_is_in_no_diff(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    for content in ("first", "second"):
+        answer = written(path=str(path), secret=content, mode="0600")
+        assert answer["changed"] and path.read_text(encoding="utf-8") == content
+        assert "the secret content differs" in str(answer["diff"])
+        assert "first" not in str(answer) and "second" not in str(answer)
+    assert not written(path=str(path), secret="second", mode="0600")["changed"]
+
+
+def test_a_file_has_one_content(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    twice: dict[str, Any] = {"content": "a", "secret": "b"}
+    for given in ({}, twice):
+        with pytest.raises(InvalidInput, match="contents"):
+            written(path=path, **given)
+    with pytest.raises(InvalidInput, match="none of the files"):
+        node_files.refuse_unclear([], {path: "a"})
 
 
 def test_all_files_are_written_before_the_first_takes_its_place(

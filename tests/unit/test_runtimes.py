@@ -139,11 +139,11 @@ def test_new_data_has_checksums_where_they_are_wanted(rendered: dict[str, Render
 
 
 def test_they_have_the_same_files(rendered: dict[str, Rendered]) -> None:
+    def listed(given: dict[str, Any]) -> list[tuple[str, str | None, bool]]:
+        return [(file["path"], file.get("mode"), file["path"] in given["secret_files"]) for file in given["files"]]
+
     for name, given in rendered["docker"].items():
-        listed = [(file["path"], file.get("mode"), file.get("secret")) for file in given["files"]]
-        assert listed == [
-            (file["path"], file.get("mode"), file.get("secret")) for file in rendered["systemd"][name]["files"]
-        ]
+        assert listed(given) == listed(rendered["systemd"][name])
 
 
 class Scripts:
