@@ -141,7 +141,8 @@ def window(entries: Iterable[Entry], begun: float, until: float, trouble: float 
     """The window of a fault that began at ``begun`` and was over, with everybody well again, at ``until``.
 
     Each stream of writes is looked at by itself, for a group that stands still hides behind one that goes on, and the
-    worst counts. A time without acknowledgements longer than ``trouble`` seconds is trouble, and so is an error.
+    worst counts. A time without acknowledgements longer than ``trouble`` seconds is trouble, and so is an error. One
+    that had not become trouble by ``until`` is the next fault's.
     """
     streams: dict[tuple[Kind, int], list[Entry]] = {}
     for entry in entries:
@@ -152,7 +153,7 @@ def window(entries: Iterable[Entry], begun: float, until: float, trouble: float 
         acks = sorted(entry.ended for entry in stream if entry.outcome is Outcome.OK)
         bad = [entry for entry in stream if entry.outcome is not Outcome.OK and begun <= entry.ended <= until]
         errors += len(bad)
-        gaps = [(a, b) for a, b in itertools.pairwise(acks) if b > begun and a < until]
+        gaps = [(a, b) for a, b in itertools.pairwise(acks) if b > begun and a < until - trouble]
         longest = max([longest, *(b - a for a, b in gaps)])
         spans = [(a, b) for a, b in gaps if b - a > trouble]
         spans += [

@@ -141,6 +141,12 @@ def test_trouble_of_another_time_does_not_count() -> None:
     assert checker.window(entries, 30, 38) == Window(0.25, 0.0, 0)
 
 
+def test_what_begins_at_the_end_is_the_next_faults() -> None:
+    entries = [*steady(0, 9.5), *steady(12, 30)]
+    assert checker.window(entries, 2, 10) == Window(0.25, 0.0, 0)
+    assert checker.window(entries, 10.5, 20) == Window(2.5, 2.5, 0)
+
+
 def test_a_stream_is_steady_when_it_was_acknowledged_lately_and_without_an_error() -> None:
     entries = steady(0, 20) + steady(0, 20, group=2)
     assert checker.troubles(entries, 20) == []
