@@ -24,22 +24,29 @@ WEAKER = {
     "postgres_patroni_verify_client": "none",
     "haproxy_check_verify": "none",
     # One node is enough
-    "service_confined": "{{ inventory_hostname != 'etcd-3' }}",
-    "cluster_roles": [{"name": "app", "flags": ["SUPERUSER"]}],
+    "service_confined": "{{ not inventory_hostname.endswith('etcd-3') }}",
 }  # fmt: skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
+def roles(demo: Cluster, flag: str) -> dict[str, object]:
+    """The inventory's roles, the application's with a flag of PostgreSQL's."""
+    return {
+        "cluster_roles": [
+            {**role, **({"flags": [flag]} if role["name"] == "app" else {})} for role in demo.variables["cluster_roles"]
+        ]
+    }
+
+
 @pytest.fixture(scope="module")
 def weakened(demo: Cluster) -> Iterator[Cluster]:
     """The cluster without its protection, which it has again afterwards."""
-    demo.play("site", "-e", json.dumps(WEAKER)).succeeded()
+    demo.play("site", "-e", json.dumps({**WEAKER, **roles(demo, "SUPERUSER")})).succeeded()
     try:
         yield demo
     finally:
-        flags = json.dumps({"cluster_roles": [{"name": "app", "flags": ["NOSUPERUSER"]}]})
-        demo.play("site", "-e", flags).succeeded()
+        demo.play("site", "-e", json.dumps(roles(demo, "NOSUPERUSER"))).succeeded()
         assert demo.play("site").succeeded().changed == {}
 
 
