@@ -125,10 +125,12 @@ class Nodes:
 
         :raises LookupError: nobody at the moment.
         """
-        for member in self.members(group):
-            if member.role == "leader":
-                return member.name
+        if member := self._leading(group):
+            return member.name
         raise LookupError(f"nobody leads {group}")
+
+    def _leading(self, group: str) -> Member | None:
+        return next((member for member in self.members(group) if member.role == "leader"), None)
 
     def standby(self, group: str) -> str:
         """A standby of the group."""
@@ -137,10 +139,8 @@ class Nodes:
 
     def leadership(self) -> dict[str, tuple[str, int]]:
         """Who leads each group, on which timeline. Both stay the same as long as nobody takes over."""
-        return {
-            group: next(((m.name, m.timeline) for m in self.members(group) if m.role == "leader"), ("nobody", 0))
-            for group in self.groups
-        }
+        leading = {group: self._leading(group) for group in self.groups}
+        return {group: (member.name, member.timeline) if member else ("nobody", 0) for group, member in leading.items()}
 
     def paused(self) -> list[str]:
         """The poolers that hold their clients."""
