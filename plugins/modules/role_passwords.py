@@ -78,6 +78,11 @@ options:
     description: V(pooler), file with the authority of the certificate that is found there.
     type: path
     default: /etc/citus_ha/tls/ca.crt
+  ssl_mode:
+    description: V(pooler), how that certificate is verified, as libpq's C(sslmode).
+    choices: [verify-full, verify-ca]
+    type: str
+    default: verify-full
   drain_timeout:
     description: Seconds that transactions have to end. After that nothing is changed.
     type: int
@@ -232,7 +237,7 @@ def pool(module: AnsibleModule) -> dict[str, Any]:
         "host": params["target_host"],
         "port": params["target_port"],
         "dbname": params["database"],
-        "sslmode": "verify-full",
+        "sslmode": params["ssl_mode"],
         "sslrootcert": params["ca_cert"],
     }
 
@@ -291,6 +296,7 @@ def main() -> None:
             "target_host": {"type": "str"},
             "target_port": {"type": "int"},
             "ca_cert": {"type": "path", "default": "/etc/citus_ha/tls/ca.crt"},
+            "ssl_mode": {"choices": ["verify-full", "verify-ca"], "default": "verify-full"},
             "drain_timeout": {"type": "int", "default": 10},
             "wait_timeout": {"type": "int", "default": 30},
             "start_at": {"type": "float"},

@@ -20,6 +20,7 @@ WEAKER = {
     "postgres_parameters": {"ssl_min_protocol_version": "TLSv1", "ssl_ciphers": "ALL:@SECLEVEL=0"},
     "pgbouncer_parameters": {"client_tls_sslmode": "allow", "admin_users": "app"},
     "postgres_patroni_allowlist": ["0.0.0.0/0"],
+    "cluster_sslmode": "verify-ca",
     "cluster_etcd_authentication": False,
     "postgres_patroni_verify_client": "none",
     "haproxy_check_verify": "none",
@@ -90,6 +91,15 @@ def test_etcd_shows_everything_to_a_stolen_certificate(inside: Attacker) -> None
     what, argv, _refusal = STOLEN[0]
     outcome = inside.run(*argv)
     assert (what, outcome.code) == ("reading", 0) and "/leader" in outcome.output, outcome.output
+
+
+def test_servers_and_poolers_ask_for_no_name(weakened: Cluster) -> None:
+    for check in (
+        test_containers.test_servers_check_whom_they_connect_to,
+        test_containers.test_poolers_check_whom_they_connect_to,
+    ):
+        with pytest.raises(AssertionError, match=r"sslmode ?= ?verify-ca"):
+            check(weakened)
 
 
 def test_haproxy_believes_every_server(weakened: Cluster) -> None:

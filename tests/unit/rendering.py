@@ -99,5 +99,5 @@ def render(folder: Path, inventory: Path, dump: Path) -> Rendered:
 
 
 def content(given: dict[str, Any], path: str) -> str:
-    """One file of a process."""
-    return str({file["path"]: file.get("content") for file in given["files"]}[path])
+    """One file of a process, which is no secret."""
+    return str({file["path"]: file["content"] for file in given["files"] if "content" in file}[path])
