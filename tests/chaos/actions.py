@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import docker
 from nodes import DATA, Nodes
@@ -98,13 +100,40 @@ def lose_packets(nodes: Nodes, node: str) -> None:
     drop(nodes, node, "-m", "statistic", "--mode", "random", "--probability", "0.1")
 
 
-def delay_packets(nodes: Nodes, node: str) -> None:
-    """Every packet is late, some very. Needs the kernel's netem."""
-    netem = ("tc", "qdisc", "add", "dev", "eth0", "root", "netem", "delay", "80ms", "40ms", "loss", "1%")
-    try:
-        in_network_of(nodes, node, *netem)
-    except subprocess.CalledProcessError as error:
-        raise CannotHappen(f"netem: {error.stderr.decode().strip()}") from error
+_LATE: dict[str, subprocess.Popen[str]] = {}
+"""What makes a node's packets late, where the kernel cannot."""
+
+
+def delay_packets(delay: float, jitter: float, loss: float) -> Action:
+    """Every packet that leaves is late by ``delay`` plus or minus ``jitter`` milliseconds; ``loss`` percent are lost.
+
+    By the kernel's netem, or else by a program of its own, which needs NetfilterQueue.
+    """
+
+    def run(nodes: Nodes, node: str) -> None:
+        netem = ("netem", "delay", f"{delay}ms", f"{jitter}ms", "loss", f"{loss}%")
+        try:
+            in_network_of(nodes, node, "tc", "qdisc", "add", "dev", "eth0", "root", *netem)
+        except subprocess.CalledProcessError as error:
+            program = Path(__file__).with_name("late_packets.py")
+            command = [sys.executable, str(program), str(delay), str(jitter), str(loss)]
+            started = subprocess.Popen(
+                ["nsenter", "-t", str(nodes.pid(node)), "-n", *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            _LATE[node] = started
+            assert started.stdout and started.stderr
+            if not started.stdout.readline():
+                reason = started.stderr.read().strip().splitlines()[-1]
+                mend_network(nodes, node)
+                raise CannotHappen(f"netem: {error.stderr.decode().strip()}; {program.name}: {reason}") from error
+            queue = ("-j", "NFQUEUE", "--queue-num", "1", "--queue-bypass")
+            in_network_of(nodes, node, "iptables", "-A", "OUTPUT", "!", "-o", "lo", *queue)
+
+    return run
 
 
 def mend_network(nodes: Nodes, node: str) -> None:
@@ -113,6 +142,28 @@ def mend_network(nodes: Nodes, node: str) -> None:
         in_network_of(nodes, node, "iptables", "-F")
         with suppress(subprocess.CalledProcessError):  # there was no delay
             in_network_of(nodes, node, "tc", "qdisc", "del", "dev", "eth0", "root")
+    if started := _LATE.pop(node, None):
+        started.communicate()  # the end of its input is the end of it
+
+
+def everywhere(action: Action) -> Action:
+    """The same on every node."""
+
+    def run(nodes: Nodes, _node: str) -> None:
+        for node in nodes.all:
+            action(nodes, node)
+
+    return run
+
+
+def together(*actions: Action) -> Action:
+    """One after the other, at the same place."""
+
+    def run(nodes: Nodes, node: str) -> None:
+        for action in actions:
+            action(nodes, node)
+
+    return run
 
 
 def fill_disk(nodes: Nodes, node: str) -> None:

@@ -21,6 +21,7 @@ from actions import (
     cut_replication,
     delay_packets,
     empty_disk,
+    everywhere,
     fill_disk,
     freeze,
     kill_container,
@@ -32,6 +33,7 @@ from actions import (
     shell,
     start_container,
     thaw,
+    together,
 )
 from nodes import KILLED, Nodes
 
@@ -56,6 +58,9 @@ NOTICED = 8
 SERVERS = ("coordinator", "worker", "standby")
 STOP_POSTGRES = f"pkill -STOP -P $({POSTMASTER}); kill -STOP $({POSTMASTER})"
 CONTINUE_POSTGRES = f"kill -CONT $({POSTMASTER}); pkill -CONT -P $({POSTMASTER})"
+# As between zones of a region that has a bad day.
+BUSY_AND_LATE = together(make_busy, everywhere(delay_packets(10, 5, 0.2)))
+IDLE_AND_IN_TIME = together(everywhere(mend_network), make_idle)
 
 FAULTS = {
     fault.name: fault
@@ -72,13 +77,14 @@ FAULTS = {
         Fault("cut_from_etcd", cut_from_etcd, mend_network, 40, SERVERS),
         Fault("cut_replication", cut_replication, mend_network, 20, ("coordinator", "worker")),
         Fault("lose_packets", lose_packets, mend_network, 20, SERVERS),
-        Fault("delay_packets", delay_packets, mend_network, 20, SERVERS),
+        Fault("delay_packets", delay_packets(80, 40, 1), mend_network, 20, SERVERS),
         Fault("disk_full", fill_disk, empty_disk, 20, SERVERS),
         Fault("etcd_lost_1", kill_container, start_container, 30, ("etcd*1",), bearable=True),
         Fault("etcd_lost_2", kill_container, start_container, 60, ("etcd*2",), bearable=True),
         Fault("etcd_lost_3", kill_container, start_container, 60, ("etcd*3",), bearable=True),
         Fault("etcd_lost_long", kill_container, start_container, 300, ("etcd*3",), bearable=True),
         Fault("busy", make_busy, make_idle, 300, ("machine",), bearable=True),
+        Fault("busy_and_late", BUSY_AND_LATE, IDLE_AND_IN_TIME, 300, ("machine",), bearable=True),
         Fault("kill_leader_and_standby", kill_container, start_container, 40, ("coordinator+worker_standby",)),
     )
 }
