@@ -129,9 +129,7 @@ integration: setup ## Modules and roles against real servers in containers
 	@$(BIN)/pytest tests/integration
 
 test: setup lint ## Linters, then all tests but those marked slow, with a whole cluster on Docker
-	@echo "make test leaves out the tests marked slow, ansible-test sanity and the molecule scenarios (make test-all runs them),"
-	@echo "and the chaos runs and the benchmarks (make chaos, make bench-deploy, make bench-modules)"
-	@scripts/test.sh -m "not slow"
+	@status=0; scripts/test.sh -m "not slow" || status=$$?; scripts/left_out.sh test; exit $$status
 
 chaos: setup ## Break INVENTORY's cluster under load for an hour, and check its promises: ARGS="--seed 1 --faults ..."
 	@$(BIN)/python tests/chaos/run.py --inventory $(INVENTORY) $(ARGS)
@@ -140,11 +138,11 @@ chaos-quick: setup ## The same for ten minutes, with the faults that matter most
 	@$(BIN)/python tests/chaos/run.py --inventory $(INVENTORY) --minutes 9 --faults quick $(ARGS)
 
 test-all: setup lint ## Everything: the slow tests too, ansible-test sanity, and the molecule scenarios
-	@echo "make test-all leaves out the chaos runs and the benchmarks: make chaos, make bench-deploy and make bench-modules run them"
-	@failed=0; for part in scripts/test.sh scripts/sanity.sh "$(MAKE) molecule"; do $$part || failed=1; done; exit $$failed
+	@failed=0; for part in scripts/test.sh scripts/sanity.sh "$(MAKE) molecule"; do $$part || failed=1; done; \
+	  scripts/left_out.sh test-all; exit $$failed
 
 molecule: setup ## The molecule scenarios: SCENARIO=default, or all
-	@MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test $(if $(SCENARIO),-s $(SCENARIO),--all)
+	@scripts/molecule.sh $(SCENARIO)
 
 ##@ Benchmarks
 .PHONY: bench-deploy bench-modules

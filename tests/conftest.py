@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from cluster import Cluster
+    from cluster import Again, Cluster
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COLLECTIONS = REPOSITORY / ".collections"
@@ -37,3 +37,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with cluster(tmp_path_factory.mktemp("inventory") / "e2e", cluster_roles=roles) as made:
         made.made = made.play("site", "-vvv", "--diff", timeout=1800).succeeded()
         yield made
+
+
+@pytest.fixture(scope="session")
+def again(demo: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Again:
+    """The second run of ``site.yml`` on it, from the collection that is installed elsewhere, by its name."""
+    import artifact
+    from cluster import Again
+    from leaks import system_log
+
+    from playbooks import Run
+
+    installed = artifact.install(tmp_path_factory.mktemp("installed"))
+    arguments = ("-i", str(demo.inventory), "--forks", "20")
+    with system_log() as heard:
+        ran = artifact.run("ansible-playbook", "citus_ha.cluster.site", *arguments, folder=installed)
+    return Again(installed, Run(ran.returncode, ran.stdout + ran.stderr), heard)

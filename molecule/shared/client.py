@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,29 @@ def ask(statement: str, port: int | None = None, **parameters: Any) -> list[tupl
             return cursor.fetchall() if cursor.description else []
     finally:
         connection.close()
+
+
+def kept(write: Callable[[str], object]) -> str:
+    """A text that the first verify has written, and that has to be there after the failure, too."""
+    file = ROOT / "kept"
+    if not file.exists():
+        token = secrets.token_hex(8)
+        write(token)
+        file.write_text(token)
+    return file.read_text()
+
+
+def is_kept(distributed: bool = True) -> None:
+    """A row that a client wrote through the pooler is there, and alone, after the failure, too."""
+
+    def write(token: str) -> None:
+        ask("CREATE TABLE kept (token text PRIMARY KEY)")
+        if distributed:
+            ask("SELECT create_distributed_table('kept', 'token')")
+        ask(f"INSERT INTO kept VALUES ('{token}')")
+
+    token = kept(write)
+    assert eventually(lambda: ask("SELECT token FROM kept")) == [(token,)]
 
 
 def node(name: str, become: bool = False) -> Any:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What the distributions have themselves. The collection needs PostgreSQL 16 (pg_ident.conf), Patroni 4 and
-# PgBouncer 1.21 (prepared statements in transaction mode).
+# What the distributions have themselves. The collection needs PostgreSQL 16 (pg_ident.conf), Patroni 4, PgBouncer 1.21
+# (prepared statements in transaction mode) and etcd 3.5 (which says whether it demands a login).
 DISTRIBUTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("debian", "13"): {"postgresql": 17, "patroni": "4.0", "pgbouncer": "1.24", "etcd": "3.5", "enough": True},
     ("debian", "12"): {"postgresql": 15, "patroni": "3.0", "pgbouncer": "1.18", "etcd": "3.4", "enough": False},
@@ -79,8 +79,11 @@ def _distribution(seen: Mapping[str, Any], wanted: Wanted) -> Iterable[str]:
         return
     if not seen["systemd"]:
         yield "systemd does not run there: service_manager: systemd needs it."
-    if wanted.kind == "etcd" and known["etcd"] < "3.4":
-        yield f"{name} has etcd {known['etcd']}; the registry needs 3.4 or newer. Put this member on another machine."
+    if wanted.kind == "etcd" and known["etcd"] < "3.5":
+        yield (
+            f"{name} has etcd {known['etcd']}, and etcd is always the distribution's; the registry needs 3.5 or newer. "
+            "Put this member on a machine with Debian 13."
+        )
     if wanted.kind == "etcd" or wanted.postgres_repository == "pgdg":
         return
     if not known["enough"]:

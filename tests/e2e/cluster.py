@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ import docker
 import psycopg2
 import psycopg2.extensions
 import yaml
+from leaks import Heard
 
 from playbooks import REPOSITORY, Run, run_playbook
 
@@ -33,6 +35,15 @@ PORTS = {
         "haproxy_standby_published_port": 25001,
     },
 }
+
+
+@dataclass(frozen=True)
+class Again:
+    """The second run of ``site.yml``, by the collection in the folder ``installed``, and what the system log heard."""
+
+    installed: Path
+    run: Run
+    heard: Heard
 
 
 def renamed(group: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 from ansible_collections.citus_ha.cluster.plugins.filter.postgres import scram_secret
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -62,18 +62,26 @@ def leaks(text: str, secrets: Mapping[str, str]) -> list[str]:
     return [name for name, value in secrets.items() if value in text or value in joined]
 
 
+@dataclass
+class Heard:
+    """What the system's log was told, line by line, or why that cannot be read here."""
+
+    lines: list[str] = field(default_factory=list)
+    unreadable: str = ""
+
+
 @contextmanager
-def system_log() -> Iterator[list[str]]:
+def system_log() -> Iterator[Heard]:
     """What programs on this machine write into the system's log meanwhile; complete at the end."""
-    heard: list[str] = []
+    heard = Heard()
     if SYSTEM_LOG.exists():
         begun = time.time()
         yield heard
         argv = ["journalctl", "--no-pager", "--output=cat", f"--since=@{begun:.0f}"]
         try:
-            heard.append(subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout)
+            heard.lines.append(subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout)
         except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"this machine's log is no journal that can be read: {error}")
+            heard.unreadable = f"this machine's log is no journal that can be read: {error}"
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(SYSTEM_LOG))
@@ -83,7 +91,7 @@ def system_log() -> Iterator[list[str]]:
         def listen() -> None:
             while not over.is_set():
                 with suppress(TimeoutError):
-                    heard.append(listening.recv(2**20).decode(errors="replace"))
+                    heard.lines.append(listening.recv(2**20).decode(errors="replace"))
 
         listener = threading.Thread(target=listen)
         listener.start()

@@ -20,7 +20,7 @@ import artifact
 import psycopg2
 import pytest
 import yaml
-from cluster import PREFIX, Cluster, eventually
+from cluster import PREFIX, Again, Cluster, eventually
 from load import load
 
 from playbooks import REPOSITORY
@@ -45,8 +45,8 @@ def test_every_container_of_the_drawing_runs(demo: Cluster) -> None:
     }
 
 
-def test_a_second_run_changes_nothing(demo: Cluster) -> None:
-    assert demo.play("site").succeeded().changed == {}
+def test_a_second_run_changes_nothing(again: Again) -> None:
+    assert again.run.succeeded().changed == {}
 
 
 def test_check_mode_shows_exactly_a_changed_variable(demo: Cluster) -> None:
@@ -85,8 +85,8 @@ def test_the_cluster_is_healthy(demo: Cluster) -> None:
     assert "is healthy" in demo.play("verify").succeeded().output
 
 
-def test_the_installed_collection_works_by_name_from_anywhere(demo: Cluster, tmp_path: Path) -> None:
-    folder = artifact.install(tmp_path)
+def test_the_installed_collection_works_by_name_from_anywhere(demo: Cluster, again: Again) -> None:
+    folder = again.installed
     for playbook in ("status", "verify"):
         ran = artifact.run("ansible-playbook", f"citus_ha.cluster.{playbook}", "-i", str(demo.inventory), folder=folder)
         assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]

@@ -12,7 +12,10 @@ from cluster import PREFIX, Cluster, cluster, eventually
 
 from playbooks import citus_sources
 
-pytestmark = pytest.mark.skipif(citus_sources() == ["standin"], reason="test_cluster.py ran on the stand-in already")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(citus_sources() == ["standin"], reason="test_cluster.py ran on the stand-in already"),
+]
 
 
 @pytest.fixture(scope="module")

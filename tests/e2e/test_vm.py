@@ -26,10 +26,14 @@ NAME = "citus_ha_test_vm"
 SUBNET = "10.202.0.0/24"
 ADDRESSES = {
     "etcd-1": "10.202.0.11",
+    "etcd-2": "10.202.0.12",
+    "etcd-3": "10.202.0.13",
     "coordinator-1": "10.202.0.21",
     "coordinator-2": "10.202.0.22",
     "worker1-1": "10.202.0.31",
     "worker1-2": "10.202.0.32",
+    "worker2-1": "10.202.0.41",
+    "worker2-2": "10.202.0.42",
     "pgbouncer-1": "10.202.0.51",
     "postgres-1": "10.202.0.61",
 }
@@ -38,7 +42,7 @@ OLD = {"old-1": {"ansible_host": "10.202.0.71", "machines_suite": "bookworm"}}
 
 
 class ExampleMachines(Machines):
-    """Those of inventories/vm that have an address here."""
+    """Those of inventories/vm, with addresses of this machine's."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, NAME)
@@ -47,19 +51,16 @@ class ExampleMachines(Machines):
         variables = yaml.safe_load((template / "group_vars/all.yml").read_text()) | self.variables
         variables["machines_subnet"] = SUBNET
         (self.inventory / "group_vars/all.yml").write_text(yaml.safe_dump(variables))
-        self.groups = self.kept(yaml.safe_load((template / "hosts.yml").read_text()))
+        self.groups = yaml.safe_load((template / "hosts.yml").read_text())
+        self.readdress(self.groups)
         self.save()
 
-    def kept(self, groups: dict[str, Any]) -> dict[str, Any]:
-        """The template's groups with those of its hosts that have a machine here."""
-        result = {}
-        for name, group in groups.items():
-            result[name] = {key: value for key, value in group.items() if key == "vars"}
-            if "hosts" in group:
-                result[name]["hosts"] = {h: {"ansible_host": ADDRESSES[h]} for h in group["hosts"] if h in ADDRESSES}
-            if "children" in group:
-                result[name]["children"] = self.kept(group["children"])
-        return {name: group for name, group in result.items() if group.get("hosts") or group.get("children")}
+    def readdress(self, groups: dict[str, Any]) -> None:
+        """Give every host the address that it has here."""
+        for group in groups.values():
+            for host, variables in group.get("hosts", {}).items():
+                variables["ansible_host"] = ADDRESSES[host]
+            self.readdress(group.get("children", {}))
 
     def save(self, **more_standalone: dict[str, Any]) -> None:
         """Write the hosts, with more of them for a test."""
@@ -85,6 +86,30 @@ def cluster(machines: ExampleMachines) -> ExampleMachines:
     return machines
 
 
+def traces(machines: Machines, *without: str) -> dict[str, str]:
+    """What the collection has left on machines that it is to leave alone."""
+    folders = "ls -d /etc/citus_ha /var/lib/citus_ha"
+    left = {name: machines.console(name, folders, check=False) for name in (*ADDRESSES, *OLD) if name not in without}
+    return {name: found for name, found in left.items() if found}
+
+
+@pytest.mark.timeout(1200)
+def test_the_machines_have_nothing_of_ours(machines: ExampleMachines) -> None:
+    ours = r"dpkg-query --show --showformat '${Package}\n' | grep -E '^(postgresql|patroni|pgbouncer|haproxy|etcd)'"
+    assert {name: machines.console(name, ours, check=False) for name in ADDRESSES} == dict.fromkeys(ADDRESSES, "")
+
+
+def test_a_machine_that_does_not_answer_stops_all_of_them(machines: ExampleMachines) -> None:
+    machines.power("stop", "postgres-1")
+    machines.save()
+    try:
+        run = machines.play("site")
+        assert run.code != 0 and "[postgres-1]: UNREACHABLE!" in run.output
+        assert traces(machines, "postgres-1") == {}
+    finally:
+        machines.power("start", "postgres-1")
+
+
 @pytest.mark.timeout(1200)
 def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines: ExampleMachines) -> None:
     machines.console("etcd-1", "mkdir /var/lib/citus_ha && mount -t tmpfs -o size=50m tmpfs /var/lib/citus_ha")
@@ -99,6 +124,8 @@ def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines:
     data = "/var/lib/postgresql/15/main"
     machines.console("coordinator-1", f"mkdir -p {data} && echo 15 > {data}/PG_VERSION")
     machines.console("worker1-2", "mv /etc/sudoers.d/admin /etc/admin")
+    copied = "/var/lib/citus_ha/postgres/data"
+    machines.console("worker2-1", f"mkdir -p {copied} && echo 17 > {copied}/PG_VERSION")
     machines.power("stop", "postgres-1")
     wrong = {"os_sysctl": {"vm.swapiness": 1}, "postgres_watchdog": "required"}
     host = machines.groups["coordinator"]["hosts"]["coordinator-2"]
@@ -120,14 +147,17 @@ def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines:
         assert "postgres_watchdog is required, and it has no device /dev/watchdog" in output
         assert re.search(r"its clock is (2\.[5-9]|3\.0) seconds ahead of this controller's", output)
         assert "it uses haproxy.service for something else" in output
-        assert f"PostgreSQL data that this collection did not make: {data}" in output
+        for folder in (data, copied):
+            assert f"PostgreSQL data that this collection did not make: {folder}" in output
         assert "worker1-2: the user admin cannot become root there" in output
         assert "Debian 12 itself has PostgreSQL 15, Patroni 3.0 and PgBouncer 1.18" in output
         assert "[postgres-1]: UNREACHABLE!" in output
-        for machine in (*ADDRESSES, *OLD):
-            if machine not in ("postgres-1", "etcd-1"):
-                assert machines.console(machine, "ls -d /etc/citus_ha /var/lib/citus_ha", check=False) == ""
+        left = traces(machines, "postgres-1")
+        assert left.keys() == {"etcd-1", "worker2-1"} and set(left.values()) == {"/var/lib/citus_ha"}
         assert machines.console("coordinator-1", f"cat {data}/PG_VERSION") == "15"
+        assert machines.console("worker2-1", f"ls -A /var/lib/citus_ha {copied}").split() == [
+            *("/var/lib/citus_ha:", "postgres", f"{copied}:", "PG_VERSION")
+        ]
         assert "patroni" not in machines.console("worker1-1", "dpkg-query --show")
     finally:
         for name in wrong:
@@ -137,6 +167,7 @@ def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines:
         machines.console("etcd-1", "umount /var/lib/citus_ha && rmdir /var/lib/citus_ha")
         machines.console("coordinator-2", f"rm {clock}")
         machines.console("coordinator-1", "rm -r /var/lib/postgresql")
+        machines.console("worker2-1", "rm -r /var/lib/citus_ha")
         machines.console("worker1-2", "mv /etc/admin /etc/sudoers.d/admin")
         machines.console(
             "pgbouncer-1", "cat /etc/kept > /etc/os-release; rm /etc/kept /etc/systemd/system/haproxy.service"
@@ -144,12 +175,13 @@ def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines:
         machines.power("restart", "coordinator-1", "pgbouncer-1")
     for variables, words in (
         ({"postgres_memory": "4096g"}, "Lower them, or move nodes to another machine"),
+        ({"postgres_cpus": 4096}, "postgres_cpus"),
+        ({"pgbouncer_pool_sise": 5}, "did you mean"),
         ({"citus_package_source": "files", "citus_package_path": "/nowhere"}, "/nowhere on the controller has no"),
     ):
         run = machines.play("site", "-e", json.dumps(variables))
         assert run.code != 0 and words in " ".join(run.output.split()), run.tail
-        for machine in ADDRESSES:
-            assert machines.console(machine, "ls -d /etc/citus_ha /var/lib/citus_ha", check=False) == ""
+        assert traces(machines) == {}
 
 
 @pytest.mark.timeout(1500)
@@ -211,11 +243,16 @@ def test_sudo_may_want_a_password(cluster: ExampleMachines) -> None:
 
 
 def test_there_is_no_container_and_the_packages_units_stay_off(cluster: Machines) -> None:
-    assert cluster.console("coordinator-1", "command -v docker podman", check=False) == ""
+    for machine in ADDRESSES:
+        assert cluster.console(machine, "command -v docker podman", check=False) == ""
     assert cluster.console("coordinator-1", "systemctl is-enabled patroni postgresql", check=False) == "masked\nmasked"
     clusters = "find /var/lib/postgresql/17 /etc/postgresql -mindepth 1"
     assert cluster.console("coordinator-1", clusters, check=False) == ""
-    assert "INFO: no action. I am" in cluster.play("logs", "-e", "node=coordinator-1").succeeded().output
+    for machine, said in (
+        ("coordinator-1", "INFO: no action. I am"),
+        ("pgbouncer-1", "LOG stats:"),
+    ):
+        assert said in cluster.play("logs", "-e", f"node={machine}").succeeded().output
 
 
 def test_a_process_can_write_to_its_data_only(cluster: Machines) -> None:

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: MIT
 """Machines with IPv6 addresses, names with a domain and other ports, out of an inventory in INI form.
 
-Five etcd members, a group of three, two poolers: a part of tests/unit/inventories/large.ini, which says how all of it
-is rendered, and which test_large.py brings up in containers.
+Five etcd members, three worker groups of three, two poolers: tests/unit/inventories/large.ini says how such a cluster
+is rendered, and test_large.py brings it up in containers.
 """
 
 from __future__ import annotations
@@ -41,8 +41,26 @@ citus_group=11
 postgres_port=6543
 postgres_patroni_port=8108
 
+[east]
+east-1.example.com ansible_host=fd00:77:202::41
+east-2.example.com ansible_host=fd00:77:202::42
+east-3.example.com ansible_host=fd00:77:202::43
+
+[east:vars]
+citus_group=12
+
+[south]
+south-1.example.com ansible_host=fd00:77:202::51
+south-2.example.com ansible_host=fd00:77:202::52
+south-3.example.com ansible_host=fd00:77:202::53
+
+[south:vars]
+citus_group=13
+
 [workers:children]
 north
+east
+south
 
 [pgbouncer]
 door-1.example.com ansible_host=fd00:77:202::61
@@ -66,6 +84,7 @@ GROUP = ("north-1.example.com", "north-2.example.com", "north-3.example.com")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """The machines with the cluster on them."""
     made = Machines(tmp_path_factory.mktemp("vm"), "citus_ha_test_vm6")
+    made.variables["postgres_memory"] = "320m"
     (made.inventory / "group_vars").mkdir(parents=True)
     (made.inventory / "group_vars/all.json").write_text(json.dumps(made.variables))
     Path(made.inventory / "hosts.ini").write_text(INVENTORY)
@@ -81,7 +100,7 @@ def test_the_example_runs_and_the_cluster_is_healthy(machines: Machines) -> None
     assert "@[fd00:77:202::61]:7432,[fd00:77:202::62]:7432/" in (machines.inventory / ".secrets/app.dsn").read_text()
     assert machines.query("SELECT count(*) FROM events") == [(6,)]
     nodes = "SELECT nodename, nodeport, groupid FROM pg_dist_node WHERE noderole = 'primary' ORDER BY groupid"
-    assert machines.query(nodes)[1][1:] == (6543, 11)
+    assert [row[1:] for row in machines.query(nodes)] == [(5432, 0), (6543, 11), (5432, 12), (5432, 13)]
 
 
 def test_a_second_run_changes_nothing(machines: Machines) -> None:

@@ -62,8 +62,6 @@ def system(name: str, version: str) -> dict[str, Any]:
         (system("debian", "12"), {"postgres_repository": "pgdg"}),
         (system("ubuntu", "22.04"), {"postgres_repository": "pgdg"}),
         (system("ubuntu", "24.04"), {"postgres_repository": "pgdg", "postgres_version": 18}),
-        # etcd comes from the distribution everywhere
-        (system("debian", "12"), {"kind": "etcd"}),
         # a machine that is ours may have our data and less space
         ({"owner": OURS, "data_folders": ["/var/lib/citus_ha/postgres/data"]}, {}),
         ({"owner": OURS, "free_bytes": {"/usr": GIGABYTE}}, {}),
@@ -80,7 +78,13 @@ def test_a_good_machine_is_taken(seen: dict[str, Any], wanted: dict[str, Any]) -
         (system("debian", "11"), {}, "it runs Debian 11."),
         (system("debian", "12"), {}, "Patroni 3.0 and PgBouncer 1.18; the cluster needs PostgreSQL 17"),
         (system("debian", "12"), {"kind": "pooler"}, "Set postgres_repository: pgdg"),
-        (system("ubuntu", "22.04"), {"kind": "etcd"}, "has etcd 3.3; the registry needs 3.4"),
+        # etcd comes from the distribution everywhere
+        (system("debian", "12"), {"kind": "etcd"}, "Debian 12 has etcd 3.4, and etcd is always the distribution's"),
+        (
+            system("ubuntu", "22.04"),
+            {"kind": "etcd"},
+            "has etcd 3.3, and etcd is always the distribution's; the registry needs 3.5",
+        ),
         ({"used_units": ["haproxy"]}, {}, "it uses haproxy.service for something else"),
         ({}, {"postgres_version": 16}, "postgres_version is 16, and Debian 13 itself has PostgreSQL 17"),
         ({"systemd": False}, {}, "systemd does not run there"),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from client import ask, eventually
+from client import ask, eventually, is_kept
 
 
 def test_every_node_is_registered() -> None:
@@ -21,3 +21,7 @@ def test_a_table_is_spread_over_both_workers() -> None:
     eventually(lambda: ask("INSERT INTO items SELECT generate_series(1, 100) ON CONFLICT DO NOTHING") == [])
     assert eventually(lambda: ask("SELECT count(*), sum(id) FROM items")) == [(100, 5050)]
     assert ask("SELECT count(DISTINCT groupid) FROM pg_dist_placement WHERE groupid > 0") == [(2,)]
+
+
+def test_what_was_written_survives_the_failure() -> None:
+    is_kept()

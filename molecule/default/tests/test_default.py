@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from client import ask, eventually, psql
+from client import ask, eventually, is_kept, psql
 
 
 def test_the_pooler_leads_to_the_leader() -> None:
@@ -31,3 +31,7 @@ def test_what_is_distributed_is_on_the_workers() -> None:
 def test_the_standalone_server_has_no_citus() -> None:
     extensions = "SELECT count(*) FROM pg_extension WHERE extname = 'citus'"
     assert psql("molecule-postgres-1", extensions, database="app") == "0"
+
+
+def test_what_was_written_survives_the_failure() -> None:
+    is_kept()

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import testinfra
+from client import kept
 
 MEMBERS = [f"molecule-etcd-{number}" for number in (1, 2, 3)]
 TLS = (
@@ -35,9 +36,13 @@ def test_the_members_are_those_of_the_inventory() -> None:
     assert sorted(member["name"] for member in listed["members"]) == MEMBERS
 
 
-def test_what_one_member_is_told_the_others_know() -> None:
-    assert etcdctl(MEMBERS[0], "put /molecule written").rc == 0
-    assert etcdctl(MEMBERS[2], "get --print-value-only /molecule").stdout.strip() == "written"
+def test_what_one_member_is_told_the_others_know_and_keep() -> None:
+    def write(token: str) -> None:
+        assert etcdctl(MEMBERS[0], f"put /molecule {token}").rc == 0
+
+    token = kept(write)
+    for member in MEMBERS:
+        assert etcdctl(member, "get --print-value-only /molecule").stdout.strip() == token
 
 
 @pytest.mark.parametrize("member", MEMBERS)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from client import ask, eventually, node
+from client import ask, eventually, is_kept, node
 
 PRIMARY, STANDBY = 35000, 35001
 
@@ -30,3 +30,7 @@ def test_patroni_says_over_http_who_leads() -> None:
 def test_its_status_is_for_the_machine_alone() -> None:
     asked = node("molecule-coordinator-1").run("curl --silent --max-time 5 http://molecule-pgbouncer-1-haproxy:8404/")
     assert asked.rc == 7, "the port must refuse connections"
+
+
+def test_what_was_written_survives_the_failure() -> None:
+    is_kept(distributed=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import psycopg2
 import pytest
-from client import ask, dsn, eventually
+from client import ask, dsn, eventually, is_kept
 
 
 def test_it_leads_to_the_leader() -> None:
@@ -41,3 +41,7 @@ def test_nobody_gets_in_without_password_and_encryption(wrong: dict[str, str], s
     eventually(lambda: ask("SELECT 1"))
     with pytest.raises(psycopg2.OperationalError, match=said):
         ask("SELECT 1", **wrong)
+
+
+def test_what_was_written_survives_the_failure() -> None:
+    is_kept(distributed=False)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from client import ask, eventually, psql
+from client import ask, eventually, is_kept, psql
 
 
 def test_the_pooler_leads_to_the_primary() -> None:
@@ -26,3 +26,7 @@ def test_both_groups_are_registered() -> None:
 def test_the_standalone_server_has_no_citus() -> None:
     extensions = "SELECT count(*) FROM pg_extension WHERE extname = 'citus'"
     assert psql("molecule-postgres-1", extensions, database="app") == "0"
+
+
+def test_what_was_written_survives_the_failure() -> None:
+    is_kept()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from client import eventually, psql
+from client import eventually, kept, node, psql
 
 GROUP = ("molecule-coordinator-1", "molecule-coordinator-2")
 
@@ -27,17 +27,20 @@ def test_one_member_leads_and_the_other_streams_synchronously() -> None:
     assert eventually(lambda: psql(leader(), state) == "streaming|sync")
 
 
-def test_what_the_leader_is_told_the_standby_knows() -> None:
-    eventually(lambda: psql(leader(), "CREATE TABLE IF NOT EXISTS molecule (id int)", "app") is not None)
-    psql(leader(), "INSERT INTO molecule VALUES (1)", "app")
-    rows = psql(leader(), "SELECT count(*) FROM molecule", "app")
-    assert eventually(lambda: psql(standby(), "SELECT count(*) FROM molecule", "app") == rows)
+def test_what_the_leader_is_told_the_standby_knows_and_both_keep() -> None:
+    def write(token: str) -> None:
+        psql(leader(), f"CREATE TABLE kept AS SELECT '{token}' AS token", "app")
+
+    token = kept(write)
+    for member in (leader, standby):
+        assert eventually(lambda which=member: psql(which(), "SELECT token FROM kept", "app")) == token
 
 
 def test_the_superuser_does_not_get_in_over_the_network() -> None:
-    rules = "SELECT count(*) FROM pg_hba_file_rules WHERE 'postgres' = ANY (user_name) AND auth_method = 'reject'"
-    assert psql(leader(), rules) == "1"
-    assert psql(leader(), "SHOW ssl") == "on"
+    target = f"host={leader()} user=postgres dbname=postgres connect_timeout=5"
+    for sslmode, said in (("require", "pg_hba.conf rejects connection"), ("disable", "no pg_hba.conf entry")):
+        tried = node("molecule-postgres-1").run(f"psql -w '{target} sslmode={sslmode}' -c 'SELECT 1'")
+        assert tried.rc != 0 and said in tried.stderr, tried.stderr
 
 
 def test_a_server_alone_serves_too() -> None:
