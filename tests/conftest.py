@@ -44,7 +44,7 @@ def again(demo: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Again:
     """The second run of ``site.yml`` on it, from the collection that is installed elsewhere, by its name."""
     import artifact
     from cluster import Again
-    from leaks import system_log
+    from system_log import system_log
 
     from playbooks import Run
 

@@ -115,25 +115,29 @@ def delay_packets(delay: float, jitter: float, loss: float) -> Action:
         try:
             in_network_of(nodes, node, "tc", "qdisc", "add", "dev", "eth0", "root", *netem)
         except subprocess.CalledProcessError as error:
-            program = Path(__file__).with_name("late_packets.py")
-            command = [sys.executable, str(program), str(delay), str(jitter), str(loss)]
-            started = subprocess.Popen(
-                ["nsenter", "-t", str(nodes.pid(node)), "-n", *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            _LATE[node] = started
-            assert started.stdout and started.stderr
-            if not started.stdout.readline():
-                reason = started.stderr.read().strip().splitlines()[-1]
-                mend_network(nodes, node)
-                raise CannotHappen(f"netem: {error.stderr.decode().strip()}; {program.name}: {reason}") from error
-            queue = ("-j", "NFQUEUE", "--queue-num", "1", "--queue-bypass")
-            in_network_of(nodes, node, "iptables", "-A", "OUTPUT", "!", "-o", "lo", *queue)
+            try:
+                delay_by_program(nodes, node, str(delay), str(jitter), str(loss))
+            except CannotHappen as reason:
+                raise CannotHappen(f"netem: {error.stderr.decode().strip()}; {reason}") from error
 
     return run
+
+
+def delay_by_program(nodes: Nodes, node: str, *arguments: str) -> None:
+    """late_packets.py in the node's network, until that is mended."""
+    program = Path(__file__).with_name("late_packets.py")
+    started = _LATE[node] = subprocess.Popen(
+        ["nsenter", "-t", str(nodes.pid(node)), "-n", sys.executable, str(program), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout and started.stderr
+    if not started.stdout.readline():
+        raise CannotHappen(f"{program.name}: {started.stderr.read().strip().splitlines()[-1]}")
+    queue = ("-j", "NFQUEUE", "--queue-num", "1", "--queue-bypass")
+    in_network_of(nodes, node, "iptables", "-A", "OUTPUT", "!", "-o", "lo", *queue)
 
 
 def mend_network(nodes: Nodes, node: str) -> None:

@@ -20,7 +20,7 @@ import docker
 import psycopg2
 import psycopg2.extensions
 import yaml
-from leaks import Heard
+from system_log import Heard
 
 from playbooks import REPOSITORY, Run, run_playbook
 

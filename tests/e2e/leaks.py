@@ -7,21 +7,12 @@ from __future__ import annotations
 
 import base64
 import re
-import socket
-import subprocess
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 from ansible_collections.citus_ha.cluster.plugins.filter.postgres import scram_secret
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-
-SYSTEM_LOG = Path("/dev/log")
-"""The socket to which programs write for the system's log, syslog(3)."""
 
 
 def secrets_of(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
@@ -60,44 +51,3 @@ def leaks(text: str, secrets: Mapping[str, str]) -> list[str]:
     # A key whose lines were broken, quoted or escaped is still one.
     joined = re.sub(r"\\n|\\r|[\s\"']", "", text)
     return [name for name, value in secrets.items() if value in text or value in joined]
-
-
-@dataclass
-class Heard:
-    """What the system's log was told, line by line, or why that cannot be read here."""
-
-    lines: list[str] = field(default_factory=list)
-    unreadable: str = ""
-
-
-@contextmanager
-def system_log() -> Iterator[Heard]:
-    """What programs on this machine write into the system's log meanwhile; complete at the end."""
-    heard = Heard()
-    if SYSTEM_LOG.exists():
-        begun = time.time()
-        yield heard
-        argv = ["journalctl", "--no-pager", "--output=cat", f"--since=@{begun:.0f}"]
-        try:
-            heard.lines.append(subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout)
-        except (OSError, subprocess.CalledProcessError) as error:
-            heard.unreadable = f"this machine's log is no journal that can be read: {error}"
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
-        listening.bind(str(SYSTEM_LOG))
-        listening.settimeout(0.5)
-        over = threading.Event()
-
-        def listen() -> None:
-            while not over.is_set():
-                with suppress(TimeoutError):
-                    heard.lines.append(listening.recv(2**20).decode(errors="replace"))
-
-        listener = threading.Thread(target=listen)
-        listener.start()
-        try:
-            yield heard
-        finally:
-            over.set()
-            listener.join()
-            SYSTEM_LOG.unlink()
