@@ -16,6 +16,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -41,7 +42,7 @@ class Console:
 
     def is_paused(self) -> bool:
         """Whether clients wait because somebody said PAUSE."""
-        return dict(self._run("SHOW STATE"))["paused"] == "yes"
+        return self._values("SHOW STATE")["paused"] == "yes"
 
     @property
     def where(self) -> str:
@@ -59,6 +60,38 @@ class Console:
         except ServerError:
             if self.is_paused():
                 raise
+
+    def log_in_again(self, patience: float = 1.0) -> None:
+        """Have every pool that has clients open one more session with its server.
+
+        PgBouncer remembers that a pool's last login failed until another one succeeds, which may be never: in an outage
+        it opens more sessions than are needed afterwards. While a pool has no session at all, as after PAUSE, it then
+        refuses whoever comes (``server login has been failing``), although his is the login that would succeed.
+
+        What has not succeeded within ``patience`` seconds is left: a pool that is full, a server that takes no logins.
+        """
+        before = self._sessions()
+        if not before:
+            return
+        usual = self._values("SHOW CONFIG")["min_pool_size"]
+        deadline = time.monotonic() + patience
+        try:
+            self._run(f"SET min_pool_size = {max(before.values()) + 1}")
+            while any(self._sessions().get(pool, 0) <= count for pool, count in before.items()):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)
+        finally:
+            self._run(f"SET min_pool_size = {usual}")
+
+    def _sessions(self) -> dict[tuple[str, str], int]:
+        """How many sessions with its server every pool with clients has, by database and user."""
+        counted = {}
+        for pool in self._run("SHOW POOLS"):
+            if pool["database"] != "pgbouncer" and pool["cl_active"] + pool["cl_waiting"] > 0:
+                open_ones = ("sv_active", "sv_idle", "sv_used", "sv_tested")
+                counted[pool["database"], pool["user"]] = sum(pool[state] for state in open_ones)
+        return counted
 
     @contextmanager
     def paused(self, drain_timeout: float, limit: float) -> Iterator[None]:
@@ -103,7 +136,10 @@ class Console:
         if failures:
             raise failures[0]
 
-    def _run(self, command: str) -> list[tuple[Any, ...]]:
+    def _values(self, command: str) -> dict[str, Any]:
+        return {row["key"]: row["value"] for row in self._run(command)}
+
+    def _run(self, command: str) -> list[dict[str, Any]]:
         psycopg2 = _connection.psycopg2
         where = f"PgBouncer's admin console at {self._address['host']}, port {self._address['port']}"
         try:
@@ -116,7 +152,8 @@ class Console:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(command)
-                return list(cursor.fetchall()) if cursor.description else []
+                names = [column.name for column in cursor.description or ()]
+                return [dict(zip(names, row)) for row in cursor.fetchall()] if names else []
         except psycopg2.Error as error:
             raise ServerError(f"{where} rejected {command}: {' '.join(str(error).split())}.") from error
         finally:

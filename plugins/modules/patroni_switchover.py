@@ -238,6 +238,7 @@ def hold(module: AnsibleModule) -> dict[str, Any]:
         _refuse_another_target(target, old)
     if module.check_mode:
         return {**result, "changed": True}
+    console.log_in_again()
     _wait_until(params["start_at"])
     begun = time.monotonic()
     with console.paused(params["drain_timeout"], params["wait_timeout"]):

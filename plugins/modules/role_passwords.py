@@ -258,6 +258,8 @@ def pool(module: AnsibleModule) -> dict[str, Any]:
             "PgBouncer is paused already: a switchover runs, or somebody said PAUSE. Nothing was changed.",
             "Wait for it, or say RESUME on its admin console.",
         )
+    if params["hold"]:
+        console.log_in_again()
     _wait_until(params["start_at"])
     begun = time.monotonic()
     with console.paused(params["drain_timeout"], params["wait_timeout"]) if params["hold"] else nullcontext():

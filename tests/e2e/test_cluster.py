@@ -234,6 +234,49 @@ def test_a_switchover_under_load_causes_no_error_and_loses_nothing(demo: Cluster
 
 
 @pytest.mark.slow
+def test_a_login_that_nobody_needed_any_more_costs_no_client_a_switchover(demo: Cluster) -> None:
+    """PgBouncer keeps in mind that a login failed, and has no session after PAUSE: it would refuse who comes next."""
+    leader = demo.leader("coordinator")
+    pooler = demo.docker.containers.get(f"{PREFIX}pgbouncer-1")
+    idle, extra = demo.connect(), demo.connect()
+    idle.cursor().execute("SELECT 1")
+    busy: list[psycopg2.extensions.connection] = []
+    while not busy or free_sessions(demo):
+        busy.append(demo.connect())
+        busy[-1].cursor().execute("BEGIN; SELECT 1")
+    began = time.time()
+    asking = threading.Thread(target=lambda: extra.cursor().execute("SELECT 1"))
+    signal_postmaster(demo, leader, "STOP")
+    try:
+        # One session more is wanted, and not any more once others are free.
+        asking.start()
+        eventually(lambda: b"new connection to server" in pooler.logs(since=began), timeout=5)
+        for connection in busy:
+            connection.cursor().execute("COMMIT")
+        asking.join()
+        eventually(lambda: b"connect timeout" in pooler.logs(since=began), timeout=20)
+    finally:
+        signal_postmaster(demo, leader, "CONT")
+    demo.play("switchover", "-e", "group=worker1").succeeded()
+    idle.cursor().execute("SELECT 1")
+    for connection in (idle, extra, *busy):
+        connection.close()
+
+
+def free_sessions(demo: Cluster) -> int:
+    """How many sessions with the server PgBouncer has at hand for the application."""
+    console = ("psql", "--host=/run/pgbouncer", "--port=6432", "--username=pgbouncer", "-XAtq", "--dbname=pgbouncer")
+    pools = [line.split("|") for line in demo.inside("pgbouncer-1", *console, "--command=SHOW POOLS").splitlines()]
+    # database, user; the tenth and the eleventh are idle and used
+    return sum(int(pool[9]) + int(pool[10]) for pool in pools if pool[:2] == ["app", "app"])
+
+
+def signal_postmaster(demo: Cluster, node: str, name: str) -> None:
+    """The one process of PostgreSQL that takes new sessions."""
+    demo.inside(node, "sh", "-c", f"kill -{name} $(head -n 1 /var/lib/citus_ha/postgres/*/postmaster.pid)")
+
+
+@pytest.mark.slow
 def test_everything_restarts_under_load_without_an_error(demo: Cluster) -> None:
     groups = ("coordinator", "worker1", "worker2")
     servers = [node for node in demo.nodes() if node.startswith(groups)]

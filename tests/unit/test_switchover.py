@@ -169,10 +169,10 @@ class FakeConsole(_pgbouncer.Console):
         self.said: list[str] = []
         self.state = state
 
-    def _run(self, command: str) -> list[tuple[Any, ...]]:
+    def _run(self, command: str) -> list[dict[str, Any]]:
         self.said.append(command)
         self.state = {"PAUSE": "yes", "RESUME": "no"}.get(command, self.state)
-        return [("active", "yes"), ("paused", self.state)] if command == "SHOW STATE" else []
+        return [{"key": "active", "value": "yes"}, {"key": "paused", "value": self.state}]
 
 
 def switch_over_in_vain(console: FakeConsole) -> None:
@@ -192,3 +192,42 @@ def test_a_pause_of_somebody_else_is_left_alone() -> None:
     with pytest.raises(Refused, match="paused already"), console.paused(1, 5):
         pass
     assert console.said == ["SHOW STATE"]
+
+
+class Pools(_pgbouncer.Console):
+    """A console with a pool of each name that opens a session at the next look when it may; ``full`` never does."""
+
+    def __init__(self, **sessions: int) -> None:
+        self.sessions = sessions
+        self.least = ["0"]
+
+    def _run(self, command: str) -> list[dict[str, Any]]:
+        if command == "SHOW CONFIG":
+            return [{"key": "min_pool_size", "value": self.least[-1]}]
+        if command.startswith("SET"):
+            self.least.append(command.removeprefix("SET min_pool_size = "))
+            return []
+        assert command == "SHOW POOLS"
+        for name, count in self.sessions.items():
+            self.sessions[name] += name != "full" and count < int(self.least[-1])
+        states = dict.fromkeys(("cl_waiting", "sv_active", "sv_idle", "sv_tested"), 0)
+        return [
+            {**states, "database": name, "user": "app", "cl_active": name != "idle", "sv_used": count}
+            for name, count in {**self.sessions, "pgbouncer": 0}.items()
+        ]
+
+
+def test_every_pool_with_clients_logs_in_again_and_the_setting_is_as_before() -> None:
+    console = Pools(app=3, app_ro=1, idle=0)
+    console.log_in_again(5)
+    assert console.least == ["0", "4", "0"]
+    assert console.sessions["app"] == 4 and console.sessions["app_ro"] > 1
+
+
+def test_a_pool_that_cannot_log_in_is_not_waited_for_long() -> None:
+    console = Pools(full=40)
+    begun = time.monotonic()
+    console.log_in_again(0.1)
+    assert time.monotonic() - begun < 1
+    assert console.least == ["0", "41", "0"]
+    Pools().log_in_again()
