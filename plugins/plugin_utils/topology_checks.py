@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import subnet_remedy, unreachable_remedy
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.system import container_watchdog_remedy, limit_remedy
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import Inventory, Node, has_own_network
@@ -58,7 +59,8 @@ def check(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     yield from _check_system(inventory, nodes)
     yield from _check_patroni(inventory, nodes)
     yield from _check_passwords(inventory, nodes)
-    yield from _check_registry_login(inventory, nodes)
+    yield from _check_registry(inventory, nodes)
+    yield from _check_control_plane(inventory, nodes)
     yield from unknown_variables(inventory, nodes)
 
 
@@ -262,12 +264,38 @@ def _check_names(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Fi
         yield Finding("root", "inventory_hostname", "root", "etcd knows its administrator by it: choose another.")
 
 
-def _check_registry_login(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+def _check_registry(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     """What etcd's members make is what the servers are told."""
-    for variable in ("cluster_etcd_password", "cluster_etcd_authentication"):
+    for variable in ("cluster_control_plane_tls", "cluster_etcd_password", "cluster_etcd_authentication"):
         values = {str(inventory.get(node.name, variable)) for node in nodes.values()}
         if len(values) > 1:
             yield Finding("all", variable, "not the same on all hosts", "write it once, into group_vars/all.")
+
+
+# What a caller of etcd or Patroni proves by a certificate, and how to demand nothing.
+PROVEN_BY_CERTIFICATE = {
+    "cluster_etcd_authentication": "false",
+    "postgres_patroni_verify_client": "none",
+    "haproxy_check_verify": "none",
+}
+
+
+def _check_control_plane(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    """Without TLS nothing is demanded that nobody could show."""
+    bare = [
+        node.name
+        for node in nodes.values()
+        if node.manager == "patroni" and not boolean(inventory.get(node.name, "cluster_control_plane_tls"))
+    ]
+    for variable, without in PROVEN_BY_CERTIFICATE.items() if bare else ():
+        for value in sorted({str(inventory.get(name, variable)).lower() for name in nodes} - {without}):
+            yield Finding(
+                "all",
+                variable,
+                value,
+                f"with cluster_control_plane_tls: false there are no certificates. Set it to {without}, too, or leave "
+                "cluster_control_plane_tls on.",
+            )
 
 
 def _given_passwords(inventory: Inventory, node: Node) -> Iterable[tuple[str, str, str]]:

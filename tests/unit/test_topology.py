@@ -66,6 +66,12 @@ def test_names_that_certificates_carry_are_plain() -> None:
     assert "etcd knows its administrator by it" in findings(root)
 
 
+def test_a_control_plane_without_tls_says_all_that_it_does_without() -> None:
+    said = dict.fromkeys(("postgres_patroni_verify_client", "haproxy_check_verify"), "none")
+    without = {"cluster_control_plane_tls": "no", "cluster_etcd_authentication": False, **said}
+    assert findings(inventory(everywhere=without)) == ""
+
+
 def test_the_default_inventory_is_in_order() -> None:
     topology, found = build(inventory())
     assert found == []
@@ -137,6 +143,16 @@ def test_the_default_inventory_is_in_order() -> None:
             inventory(worker1_1={"cluster_etcd_authentication": False}),
             ["cluster_etcd_authentication", "not the same on all hosts", "group_vars/all"],
             id="a registry with and without authentication",
+        ),
+        pytest.param(
+            inventory(everywhere={"cluster_control_plane_tls": False, "haproxy_check_verify": "none"}),
+            [
+                "cluster_etcd_authentication is 'true': with cluster_control_plane_tls: false",
+                "Set it to false, too",
+                "postgres_patroni_verify_client is 'optional'",
+                "Set it to none, too",
+            ],
+            id="certificates without TLS",
         ),
         pytest.param(
             inventory(everywhere={"cluster_etcd_password": "elevenchars"}),
