@@ -28,7 +28,7 @@ def health_row(
         "kind": node["kind"],
         "group": node["group"],
         "role": member.get("role", fixed_role),
-        "health": "PROBLEM" if hostvars[host].get("__status_found") else "ok",
+        "health": "PROBLEM" if hostvars[host].get("__status_found", ["not judged"]) else "ok",
     }
 
 

@@ -1,0 +1,133 @@
+# Copyright (c) 2026 citus_ha contributors
+# MIT License (see LICENSE or https://opensource.org/license/mit)
+# SPDX-License-Identifier: MIT
+"""What verify.yml says is wrong, given what the nodes answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAY = f"""
+- hosts: coordinator-1
+  gather_facts: false
+  vars_files: [{ROOT}/roles/status/vars/main.yml]
+  tasks:
+    - ansible.builtin.copy:
+        dest: "{{{{ playbook_dir }}}}/found.json"
+        content: "{{{{ __status_found_here | to_json }}}}"
+        mode: "0600"
+"""
+NODES = {
+    name: {
+        "name": name,
+        "address": name,
+        "ip": f"10.0.0.{number}",
+        "kind": "postgres",
+        "group": name.partition("-")[0],
+        "citus_group": group,
+        "manager": "patroni",
+        "ports": {"postgres_port": 5432},
+    }
+    for number, (name, group) in enumerate([("coordinator-1", 0), ("worker1-1", 1), ("worker1-2", 1)], 1)
+}
+
+
+def registered(name: str, role: str = "primary", **more: Any) -> dict[str, Any]:
+    return {"name": name, "port": 5432, "role": role, "is_active": True, "metadata_synced": True, **more}
+
+
+def pair(source: str, target: str, ok: bool | None) -> dict[str, Any]:
+    return {"from_name": source, "from_port": 5432, "to_name": target, "to_port": 5432, "ok": ok}
+
+
+def answers() -> dict[str, Any]:
+    """Of a cluster in which all is well, as the leader of the coordinator has them."""
+    leaders = [{"name": name, "role": "leader"} for name in ("coordinator-1", "worker1-1")]
+    return {
+        "cluster_topology": {"nodes": NODES, "coordinators": ["coordinator-1"]},
+        "cluster_pki_path": "/nonexistent",
+        "status_max_in_doubt": 60,
+        "status_min_certificate_days": 7,
+        "__status_leads": True,
+        "__status_patroni": {"members": [*leaders, {"name": "worker1-2", "role": "sync_standby"}], "paused": False},
+        "__status_citus": {
+            "nodes": [registered("coordinator-1"), registered("worker1-1"), registered("worker1-2", "secondary")],
+            "health": [pair("coordinator-1", "worker1-1", True)],
+            "drift": [],
+            "prepared_transactions": [{"gid": "citus_0_1", "age_seconds": 5}],
+        },
+        "__status_slots": {"query_result": []},
+    }
+
+
+def problems(folder: Path, given: dict[str, Any]) -> list[str]:
+    """What is said of the node, without its name."""
+    variables = {**given, "ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    inventory = {"all": {"hosts": {"coordinator-1": variables}}}
+    (folder / "inventory.yml").write_text(json.dumps(inventory), encoding="utf-8")
+    (folder / "play.yml").write_text(PLAY, encoding="utf-8")
+    (folder / "problems.j2").symlink_to(ROOT / "roles/status/templates/problems.j2")
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(folder / "inventory.yml")]
+    ran = subprocess.run(
+        [*command, str(folder / "play.yml")],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return [
+        text.removeprefix("coordinator-1: ") for text in json.loads((folder / "found.json").read_text(encoding="utf-8"))
+    ]
+
+
+def test_nothing_is_said_of_a_cluster_in_which_all_is_well(tmp_path: Path) -> None:
+    assert problems(tmp_path, answers()) == []
+
+
+def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
+    given = answers()
+    given["__status_patroni"]["paused"] = True
+    given["__status_etcd"] = {"failed": True, "stderr": "context deadline exceeded"}
+    given["__status_slots"]["query_result"] = [{"slot_name": "left", "kept": "16 MB"}]
+    given["__status_citus"] = {
+        # worker1-1 leads
+        "nodes": [
+            registered("coordinator-1", metadata_synced=False),
+            registered("worker1-1", "secondary"),
+            registered("worker9", port=5433),
+        ],
+        "health": [pair("coordinator-1", "worker1-1", False), pair("worker1-1", "coordinator-1", None)],
+        "drift": [{"table": "pg_dist_node"}],
+        "prepared_transactions": [{"gid": "citus_0_2", "age_seconds": 61}],
+    }
+    assert problems(tmp_path, given) == [
+        "context deadline exceeded",
+        "nobody reads the replication slot left, which keeps 16 MB of WAL.",
+        "automatic failover is switched off for coordinator. resume.yml switches it on.",
+        "worker1-2 is not registered in Citus.",
+        "coordinator-1 is registered, but not active or without Citus metadata.",
+        "Citus takes another server for the primary of worker1 than worker1-1, which leads it.",
+        "coordinator-1:5432 does not reach worker1-1:5432.",
+        "worker1-1:5432 does not reach coordinator-1:5432.",
+        'metadata differs between nodes: {"table": "pg_dist_node"}',
+        "the transaction citus_0_2 has been in doubt for 61 seconds.",
+    ]
+
+
+@pytest.mark.parametrize("lacking", ["from_name", "ok"])
+def test_an_answer_that_is_not_understood_is_no_health(tmp_path: Path, lacking: str) -> None:
+    given = answers()
+    given["__status_citus"]["health"] = [pair("coordinator-1", "worker1-1", False)]
+    del given["__status_citus"]["health"][0][lacking]
+    with pytest.raises(AssertionError, match=r"undefined|has no attribute"):
+        problems(tmp_path, given)
