@@ -83,9 +83,9 @@ class Client:
         self._timeout = timeout
         self._context = _tls_context(*self._files) if self._https else None
 
-    def at(self, url: str) -> Client:
-        """A client of another member, with the same certificates."""
-        return Client(url, *self._files, timeout=self._timeout)
+    def at(self, url: str, timeout: float | None = None) -> Client:
+        """A client of another member, with the same certificates, and its own ``timeout`` (seconds) if given."""
+        return Client(url, *self._files, timeout=timeout or self._timeout)
 
     def cluster(self) -> Cluster:
         """The group, fresh from the registry."""

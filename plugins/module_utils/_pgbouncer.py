@@ -17,7 +17,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -32,6 +32,12 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
 # The request for TLS with which a PostgreSQL session begins.
 # https://www.postgresql.org/docs/current/protocol-message-formats.html#PROTOCOL-MESSAGE-FORMATS-SSLREQUEST
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+
+
+# How often the guard tries to let clients go on, each time with five seconds to connect and half a second after it.
+GUARD_ATTEMPTS = 600
+# Seconds that the module waits for a guard which has to do so, before it leaves that to the guard alone.
+GUARD_PATIENCE = 10
 
 
 class Console:
@@ -107,12 +113,13 @@ class Console:
                 "PgBouncer is paused already: another switchover runs, or somebody said PAUSE. Nothing was changed.",
                 "Wait for it, or say RESUME on its admin console.",
             )
-        with _guard(self.resume, limit):
+        with _guard(self.resume, limit) as dismiss:
             try:
                 self._pause(drain_timeout)
                 yield
             finally:
                 self.resume()
+                dismiss()
 
     def _pause(self, timeout: float) -> None:
         """PAUSE answers when the last transaction has ended, which may be never."""
@@ -161,8 +168,11 @@ class Console:
 
 
 @contextmanager
-def _guard(resume: Any, limit: float) -> Iterator[None]:
-    """A child that calls ``resume`` when its parent has died or ``limit`` seconds are over."""
+def _guard(resume: Callable[[], None], limit: float) -> Iterator[Callable[[], None]]:
+    """A child that calls ``resume`` when its parent ends the block, or dies, or ``limit`` seconds are over.
+
+    It does not when the parent has dismissed it, by the function that the block is given.
+    """
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
@@ -174,12 +184,13 @@ def _guard(resume: Any, limit: float) -> Iterator[None]:
     previous: dict[Any, Any] = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, _leave)
     try:
-        yield
+        yield lambda: _dismiss(theirs)
     finally:
-        with suppress(OSError):
-            os.write(theirs, b"done")
         os.close(theirs)
-        os.waitpid(child, 0)
+        # It goes on by itself while PgBouncer does not listen.
+        deadline = time.monotonic() + GUARD_PATIENCE
+        while os.waitpid(child, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -188,7 +199,12 @@ def _leave(_number: int, _frame: Any) -> None:
     raise SystemExit("ended by SIGTERM")
 
 
-def _watch(pipe: int, resume: Any, limit: float) -> None:
+def _dismiss(pipe: int) -> None:
+    with suppress(OSError):
+        os.write(pipe, b"done")
+
+
+def _watch(pipe: int, resume: Callable[[], None], limit: float) -> None:
     """The life of the guard: it ends with the process, whatever happens."""
     try:
         os.setsid()
@@ -198,9 +214,20 @@ def _watch(pipe: int, resume: Any, limit: float) -> None:
             os.dup2(nowhere, stream)
         readable, _writable, _failed = select.select([pipe], [], [], limit)
         if not readable or os.read(pipe, 4) != b"done":
-            resume()
+            _insist(resume)
     finally:
         os._exit(0)
+
+
+def _insist(resume: Callable[[], None]) -> None:
+    """Again and again while PgBouncer stands still, for it would stay paused when it goes on."""
+    for _attempt in range(GUARD_ATTEMPTS):
+        try:
+            resume()
+        except Exception:  # whatever it was: clients wait
+            time.sleep(0.5)
+        else:
+            return
 
 
 def login(role: str, password: str, timeout: int = 2, **where: Any) -> str | None:

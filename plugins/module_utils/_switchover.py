@@ -18,17 +18,21 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait
 #: Second half of the key of the advisory lock that a switchover holds on the leader.
 LOCK_SWITCHOVER = 2
 
-# Sessions that come from outside and are not Citus's own: those of the poolers (their certificate names them), and
-# whoever else has a transaction open.
+# Sessions that come from outside: those of the poolers (their certificate names them), and whoever else has a
+# transaction open and is not Citus itself, which names its sessions so.
 _SESSIONS = """
 SELECT a.pid, a.usename, a.application_name, host(a.client_addr) AS client,
        coalesce(substring(s.client_dn FROM 'CN=([^/,]+)') = ANY (%(poolers)s), false) AS pooled,
        round(extract(epoch FROM now() - a.xact_start))::int AS seconds
   FROM pg_stat_activity AS a LEFT JOIN pg_stat_ssl AS s USING (pid)
  WHERE a.backend_type = 'client backend' AND a.client_addr IS NOT NULL AND a.pid <> pg_backend_pid()
-   AND a.application_name NOT LIKE 'citus\\_%%'
-   AND (a.xact_start IS NOT NULL OR coalesce(substring(s.client_dn FROM 'CN=([^/,]+)') = ANY (%(poolers)s), false))
+   AND (coalesce(substring(s.client_dn FROM 'CN=([^/,]+)') = ANY (%(poolers)s), false)
+        OR (a.xact_start IS NOT NULL AND a.application_name !~ '^citus_(internal|rebalancer|run_command) gpid='))
 """
+
+
+#: Patroni's default, in bytes. https://patroni.readthedocs.io/en/latest/dynamic_configuration.html
+MAXIMUM_LAG_ON_FAILOVER = 1048576
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def plan(
     if force:
         if candidate is None:
             raise InvalidInput(f"A failover needs a candidate: {names}.", "Name the member that is to lead.")
+        _refuse_what_patroni_refuses(cluster, config, candidate)
         return Handover(leader.name if leader else None, candidate)
     if leader is None or leader.state != "running":
         seen = "has no leader at the moment" if leader is None else f"has the leader {leader.name}, '{leader.state}'"
@@ -95,6 +100,18 @@ def plan(
         raise Refused(f"{group} has no standby that could take over ({reasons}). Nothing was changed.", _remedy(limits))
     # Patroni would choose among all; one that is known to be well leaves nothing to chance.
     return Handover(leader.name, candidate or next(name for name, reason in limits.items() if not reason))
+
+
+def _refuse_what_patroni_refuses(cluster: Cluster, config: Mapping[str, Any], candidate: str) -> None:
+    """As long as somebody leads, Patroni has its own limit, by order of a person, too."""
+    leader, member = cluster.leader, cluster.member(candidate)
+    limit = int(config.get("maximum_lag_on_failover", MAXIMUM_LAG_ON_FAILOVER))
+    if leader is not None and leader.state == "running" and member is not None and (member.lag or 0) > limit:
+        raise Refused(
+            f"{candidate} lags {member.lag} bytes, and {leader.name} still leads: Patroni takes no more than "
+            f"maximum_lag_on_failover ({limit}) then. Nothing was changed.",
+            f"Stop {leader.name}'s node first, or set postgres_maximum_lag_on_failover higher and run site.yml.",
+        )
 
 
 def limitation(member: Member, leader: Member, config: Mapping[str, Any], max_lag: int) -> str | None:

@@ -41,8 +41,9 @@ options:
     type: str
   force:
     description:
-      - A failover instead of a switchover. O(candidate) takes over although it lags, is asynchronous, or nobody leads.
-        Writes that it has not received are lost.
+      - A failover instead of a switchover. O(candidate) takes over although it is asynchronous, or nobody leads. Writes
+        that it has not received are lost.
+      - While somebody leads, Patroni refuses one that lags more than C(maximum_lag_on_failover).
     type: bool
     default: false
   max_lag:
@@ -161,6 +162,9 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import ru
 # The leader's half may begin a little later than a pooler's, and waits as long for transactions.
 STEP_DOWN_GRACE = 5
 
+# Seconds that a member has to say whether it leads, while clients wait.
+LOOK_SECONDS = 2
+
 # Seconds that a busy HAProxy may take to lead to the leader before a switchover is refused.
 LOOK_AGAIN = 5
 
@@ -236,13 +240,16 @@ def hold(module: AnsibleModule) -> dict[str, Any]:
         )
     if target:
         _refuse_another_target(target, old)
+    apis = _apis(client, params["candidate"])
+    if params["candidate"] in apis:
+        apis[params["candidate"]].status()  # who cannot be asked would be waited for in vain
     if module.check_mode:
         return {**result, "changed": True}
     console.log_in_again()
     _wait_until(params["start_at"])
     begun = time.monotonic()
     with console.paused(params["drain_timeout"], params["wait_timeout"]):
-        result["new_leader"] = _follow(client, params, old, target, begun)
+        result["new_leader"] = _follow(apis, params, old, target, begun)
     return {**result, "changed": True, "seconds": round(time.monotonic() - begun, 3)}
 
 
@@ -268,12 +275,21 @@ def _new_leader(apis: dict[str, _patroni.Client], old: str, target: tuple[str, i
     return new
 
 
+def _apis(client: _patroni.Client, first: str | None) -> dict[str, _patroni.Client]:
+    """The members' APIs, that of ``first`` before the others. Nobody waits long for one that does not answer."""
+    members = sorted(client.cluster().members, key=lambda member: member.name != first)
+    return {member.name: client.at(member.api_url, timeout=LOOK_SECONDS) for member in members if member.api_url}
+
+
 def _follow(
-    client: _patroni.Client, params: dict[str, Any], old: str, target: tuple[str, int, str] | None, begun: float
+    apis: dict[str, _patroni.Client],
+    params: dict[str, Any],
+    old: str,
+    target: tuple[str, int, str] | None,
+    begun: float,
 ) -> str:
     """Name of the new leader, once clients can go on with it."""
     step_down_by = begun + params["drain_timeout"] + STEP_DOWN_GRACE
-    apis = {member.name: client.at(member.api_url) for member in client.cluster().members if member.api_url}
     stepped_down = False
     while time.monotonic() < begun + params["wait_timeout"]:
         new = _new_leader(apis, old, target)

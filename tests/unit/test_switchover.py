@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _pgbouncer, _switchover
-from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, Refused
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import ConnectionFailed, InvalidInput, Refused
 from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import Cluster, Member
 
 SYNCHRONOUS = {"synchronous_mode": True}
@@ -102,8 +102,8 @@ def test_a_refusal_names_who_could() -> None:
 @pytest.mark.parametrize(
     "cluster",
     [
-        group(member("b", "replica", lag=10**9), paused=True),
-        Cluster((member("b", "replica"),), scope="shop"),
+        group(member("b", "replica", lag=10**6), paused=True),
+        Cluster((member("b", "replica", lag=10**9),), scope="shop"),
     ],
 )
 def test_a_failover_takes_whom_it_is_told(cluster: Cluster) -> None:
@@ -111,17 +111,28 @@ def test_a_failover_takes_whom_it_is_told(cluster: Cluster) -> None:
     assert found is not None and found.candidate == "b"
 
 
+def test_a_failover_that_patroni_would_refuse_is_refused_with_the_way_out() -> None:
+    with pytest.raises(Refused, match=r"lags 1000000000 bytes, and a still leads.*\(1048576\)") as refusal:
+        plan(group(member("b", "replica", lag=10**9)), "b", force=True)
+    assert "Stop a's node first" in str(refusal.value.remedy)
+    found = plan(group(member("b", lag=10**9)), "b", force=True, config={"maximum_lag_on_failover": 10**10})
+    assert found is not None and found.candidate == "b"
+
+
 # ---- nobody stays paused -------------------------------------------------------------------------
 
 
-def guarded(tmp_path: Path, limit: float, work: Callable[[], None]) -> tuple[Path, int]:
+def guarded(
+    tmp_path: Path, limit: float, work: Callable[[], None], resume: Callable[[], None] | None = None
+) -> tuple[Path, int]:
     """Run ``work`` in a process under a guard whose ``resume`` leaves a file; the file, and the process's status."""
     resumed = tmp_path / "resumed"
     child = os.fork()
     if child == 0:
         try:
-            with _pgbouncer._guard(resumed.touch, limit):
+            with _pgbouncer._guard(resume or resumed.touch, limit) as dismiss:
                 work()
+                dismiss()
         finally:
             os._exit(7)
     return resumed, os.waitpid(child, 0)[1]
@@ -148,6 +159,22 @@ def test_the_guard_resumes_when_the_half_is_killed(tmp_path: Path) -> None:
 def test_the_guard_resumes_when_the_half_takes_too_long(tmp_path: Path) -> None:
     resumed, _status = guarded(tmp_path, 0.05, lambda: time.sleep(0.5))
     assert resumed.exists()
+
+
+def test_the_guard_insists_when_the_half_could_not_resume_and_pgbouncer_stands_still(tmp_path: Path) -> None:
+    tried, resumed = tmp_path / "tried", tmp_path / "resumed"
+
+    def resume() -> None:
+        if not tried.exists():
+            tried.touch()
+            raise ConnectionFailed("no answer")
+        resumed.touch()
+
+    def fail() -> None:
+        raise ConnectionFailed("no answer to RESUME")
+
+    guarded(tmp_path, 30, fail, resume)
+    assert tried.exists() and appears(resumed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGPIPE])
