@@ -184,15 +184,19 @@ def scripts(rendered: dict[str, Rendered], tmp_path: Path) -> Scripts:
     return Scripts(tmp_path, rendered["docker"]["worker1-1"])
 
 
+def held_until(file: Path, moment: float) -> None:
+    file.touch()
+    os.utime(file, (moment, moment))
+
+
 def test_postgresql_is_stopped_before_patroni_does_while_clients_are_held_only(scripts: Scripts) -> None:
     assert scripts.run("before_stop.sh") == (0, [])
-    scripts.held.touch()
+    held_until(scripts.held, time.time() + 20)
     code, called = scripts.run("before_stop.sh")
     assert code == 0 and len(called) == 1 and called[0].startswith("pg_ctl stop ") and "--mode=fast" in called[0]
     # Once only, and not of a switchover that ended otherwise
     assert scripts.run("before_stop.sh") == (0, [])
-    scripts.held.touch()
-    os.utime(scripts.held, (time.time() - 40, time.time() - 40))
+    held_until(scripts.held, time.time() - 1)
     assert scripts.run("before_stop.sh") == (0, [])
 
 
