@@ -24,6 +24,7 @@ def test_it_needs_no_registry(plain: Cluster) -> None:
     assert not [node for node in plain.nodes() if node.startswith("etcd")]
 
 
+@pytest.mark.slow
 def test_a_second_run_changes_nothing(plain: Cluster) -> None:
     assert plain.play("site").succeeded().changed == {}
 

@@ -64,3 +64,21 @@ def test_members_leave_only_when_asked_by_name(registry: Cluster) -> None:
     registry.play("site", "-e", "etcd_remove_members=true").succeeded()
     assert members(registry) == ["etcd-1", "etcd-2", "etcd-3"]
     assert etcdctl(registry, "get", "--print-value-only", "/kept").strip() == "through both changes"
+
+
+def test_a_member_whose_disk_is_lost_is_replaced_by_another(registry: Cluster) -> None:
+    lost = registry.docker.containers.get(f"{PREFIX}etcd-3")
+    volumes = [mount["Name"] for mount in lost.attrs["Mounts"] if mount["Type"] == "volume"]
+    lost.remove(force=True)
+    for name in volumes:
+        registry.docker.volumes.get(name).remove()
+    hosts = registry.groups["etcd"]["hosts"]
+    # Listed first: the one that is asked may be the one that cannot answer yet.
+    registry.groups["etcd"]["hosts"] = {f"{PREFIX}etcd-6": {}} | {
+        name: variables for name, variables in hosts.items() if not name.endswith("etcd-3")
+    }
+    registry.save()
+    registry.play("site", "-e", "etcd_remove_members=true").succeeded()
+    assert members(registry) == ["etcd-1", "etcd-2", "etcd-6"]
+    assert etcdctl(registry, "get", "--print-value-only", "/kept").strip() == "through both changes"
+    assert registry.play("site").succeeded().changed == {}

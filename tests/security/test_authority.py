@@ -83,6 +83,7 @@ class Controller:
         return content.decode()
 
 
+@pytest.mark.slow
 def test_one_authority_replaces_the_other(tmp_path: Path) -> None:
     controller = Controller(tmp_path, "of the vault")
     said = controller.run()

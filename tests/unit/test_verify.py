@@ -65,6 +65,7 @@ def answers() -> dict[str, Any]:
             "prepared_transactions": [{"gid": "citus_0_1", "age_seconds": 5}],
         },
         "__status_slots": {"query_result": []},
+        "__status_server": {"query_result": [{"state": "running"}]},
     }
 
 
@@ -98,6 +99,7 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
     given = answers()
     given["__status_patroni"]["paused"] = True
     given["__status_etcd"] = {"failed": True, "stderr": "context deadline exceeded"}
+    given["__status_server"] = {"query_result": [{"state": "not streaming"}]}
     given["__status_slots"]["query_result"] = [{"slot_name": "left", "kept": "16 MB"}]
     given["__status_citus"] = {
         # worker1-1 leads
@@ -113,6 +115,7 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
     assert problems(tmp_path, given) == [
         "context deadline exceeded",
         "nobody reads the replication slot left, which keeps 16 MB of WAL.",
+        "is not streaming.",
         "automatic failover is switched off for coordinator. resume.yml switches it on.",
         "worker1-2 is not registered in Citus.",
         "coordinator-1 is registered, but not active or without Citus metadata.",
