@@ -114,7 +114,8 @@ destroy: venv ## Remove the cluster with its data and secrets; asks, unless CONF
 
 ##@ Tests
 .PHONY: check lint unit sanity integration test test-all chaos chaos-quick molecule
-check: lint unit ## Linters and unit tests: needs no Docker, takes two minutes
+check: venv ## Linters and unit tests, side by side: needs no Docker, takes two minutes
+	@$(MAKE) --jobs=2 --output-sync=target --keep-going lint unit
 
 lint: venv ## ruff, mypy, yamllint, ansible-lint (profile production), changelog fragments
 	@scripts/lint.sh
@@ -128,7 +129,7 @@ sanity: venv ## ansible-test sanity, antsibull-docs; the first run fetches their
 integration: setup ## Modules and roles against real servers in containers
 	@$(BIN)/pytest tests/integration
 
-test: setup lint ## Linters, then all tests but those marked slow, with a whole cluster on Docker
+test: setup check ## Linters, then all tests but those marked slow, with a whole cluster on Docker
 	@status=0; scripts/test.sh -m "not slow" || status=$$?; scripts/left_out.sh test; exit $$status
 
 chaos: setup ## Break INVENTORY's cluster under load for an hour, and check its promises: ARGS="--seed 1 --faults ..."
@@ -137,7 +138,7 @@ chaos: setup ## Break INVENTORY's cluster under load for an hour, and check its 
 chaos-quick: setup ## The same for ten minutes, with the faults that matter most
 	@$(BIN)/python tests/chaos/run.py --inventory $(INVENTORY) --minutes 9 --faults quick $(ARGS)
 
-test-all: setup lint ## Everything: the slow tests too, ansible-test sanity, and the molecule scenarios
+test-all: setup check ## Everything: the slow tests too, ansible-test sanity, and the molecule scenarios
 	@failed=0; for part in scripts/test.sh scripts/sanity.sh "$(MAKE) molecule"; do $$part || failed=1; done; \
 	  scripts/left_out.sh test-all; exit $$failed
 

@@ -56,6 +56,8 @@ class Fault:
 # Seconds in which Patroni has noticed, so that a cluster that looks complete is so.
 NOTICED = 8
 SERVERS = ("coordinator", "worker", "standby")
+# The brackets keep the shell that says so from being meant, too.
+PATRONI = "'[b]in/patroni'"
 STOP_POSTGRES = f"pkill -STOP -P $({POSTMASTER}); kill -STOP $({POSTMASTER})"
 CONTINUE_POSTGRES = f"kill -CONT $({POSTMASTER}); pkill -CONT -P $({POSTMASTER})"
 # As between zones of a region that has a bad day.
@@ -66,9 +68,9 @@ FAULTS = {
     fault.name: fault
     for fault in (
         Fault("kill_postgres", shell(f"kill -KILL $({POSTMASTER})"), nothing, NOTICED, SERVERS),
-        Fault("kill_patroni", shell("pkill -KILL -f bin/patroni"), nothing, NOTICED, SERVERS),
+        Fault("kill_patroni", shell(f"pkill -KILL -f {PATRONI}"), nothing, NOTICED, SERVERS),
         Fault("stop_postgres", shell(STOP_POSTGRES), shell(CONTINUE_POSTGRES), 10, SERVERS),
-        Fault("stop_patroni", shell("pkill -STOP -f bin/patroni"), shell("pkill -CONT -f bin/patroni"), 10, SERVERS),
+        Fault("stop_patroni", shell(f"pkill -STOP -f {PATRONI}"), shell(f"pkill -CONT -f {PATRONI}"), 10, SERVERS),
         Fault("freeze_short", freeze, thaw, 5, (*SERVERS, "pooler", "etcd")),
         Fault("freeze_long", freeze, thaw, 40, SERVERS),
         Fault("kill_node", kill_container, start_container, 40, SERVERS),
