@@ -12,7 +12,7 @@ run ruff check --quiet .
 # By its name in the collection: the files import each other by it, and mypy wants one name for each file.
 run mypy --package ansible_collections.citus_ha.cluster.plugins
 # Suite by suite, as two may have files of the same name. A test without -> None is as clear.
-for folder in scripts tests/*/ tests/bench/callback_plugins; do
+for folder in scripts roles/*/files tests/*/ tests/bench/callback_plugins; do
     if compgen -G "$folder/*.py" >/dev/null; then
         run mypy --allow-untyped-defs --allow-incomplete-defs "$folder"
     fi

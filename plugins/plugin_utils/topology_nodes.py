@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.common.text.formatters import human_to_bytes
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import literal, subnet_remedy
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.system import demands
 
@@ -34,8 +35,10 @@ LISTENERS = {
 LOOPBACK_ONLY = {"etcd_metrics_port", "haproxy_stats_port"}
 LOOPBACK_TOO = {"postgres_port", "pgbouncer_port", "haproxy_primary_port", "haproxy_standby_port"}
 
-# What runs on each kind of node; the variables that limit memory and CPU are named after it.
-PROCESSES = {"etcd": ("etcd",), "postgres": ("postgres",), "pooler": ("pgbouncer", "haproxy")}
+# The process that a kind of node is, and what runs beside it by the end of its name. The variables that limit memory
+# and CPU are named after them.
+PROCESS = {"etcd": "etcd", "postgres": "postgres", "pooler": "pgbouncer"}
+BESIDE = {"lease": "postgres_lease", "haproxy": "haproxy"}
 
 
 @dataclass
@@ -45,8 +48,9 @@ class Node:
     ``address`` is the name or address that others connect to, ``ip`` the address that they see its connections come
     from (never a name: ``Inventory.resolve`` knows that of one), ``machine`` what its ports and memory are shared on,
     ``own_network`` whether all addresses of its network are its own. ``become`` says whether tasks have to become the
-    service's user: in a container they are it already. ``memory`` is the sum of the node's limits in bytes, ``cpus``
-    the largest limit of its processes, both 0 without any. ``published`` are the ports that the node takes on its
+    service's user: in a container they are it already. ``beside`` are the processes beside the node's own, by the end
+    of their names. ``memory`` is the sum of the limits of all of them in bytes, ``cpus`` the largest, both 0 without
+    any. ``published`` are the ports that the node takes on its
     machine: ``address``, ``port`` and the ``variable`` that says so. ``proxy_address`` and ``proxy_ip`` are the same
     for the HAProxy beside a pooler, and ``client`` says how clients outside reach both: ``address``, ``pooler``,
     ``primary`` and ``standby`` (ports). ``system`` is what the node needs of its machine's operating system: the names
@@ -63,6 +67,7 @@ class Node:
     become: bool
     own_network: bool
     ports: dict[str, int] = field(default_factory=dict)
+    beside: list[str] = field(default_factory=list)
     memory: int = 0
     cpus: float = 0
     published: list[dict[str, Any]] = field(default_factory=list)
@@ -171,12 +176,11 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         ip=literal(str(place)) or inventory.resolve(str(place)) or str(place),
         become=not docker,
         own_network=on_bridge,
-        memory=sum(_bytes(inventory.get(host, f"{process}_memory")) for process in PROCESSES[kind]),
-        cpus=max(_cpus(inventory.get(host, f"{process}_cpus")) for process in PROCESSES[kind]),
         ports={port: int(inventory.get(host, port)) for port in LISTENERS[kind]},
         repository=str(inventory.get(host, "postgres_repository")),
     )
     if kind == "pooler":
+        node.beside = ["haproxy"]
         # Not localhost: that may be ::1 first, where HAProxy does not listen.
         node.proxy_address = proxy_name(host) if on_bridge else "127.0.0.1"
         node.proxy_ip = _container_ip(inventory, proxy_name(host), host) if on_bridge else node.ip
@@ -192,6 +196,12 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         roles = {h: inventory.get(h, "postgres_initial_role") for h in siblings}
         candidates = [h for role in ("primary", "") for h in siblings if roles[h] == role]
         node.initial_primary = group == "standalone" or bool(candidates and candidates[0] == host)
+        # A server that is alone has nobody who could lead instead.
+        if node.manager == "patroni" and len(siblings) > 1 and boolean(inventory.get(host, "postgres_lease_keeper")):
+            node.beside = ["lease"]
+    processes = [PROCESS[kind], *(BESIDE[name] for name in node.beside)]
+    node.memory = sum(_bytes(inventory.get(host, f"{process}_memory")) for process in processes)
+    node.cpus = max(_cpus(inventory.get(host, f"{process}_cpus")) for process in processes)
     if not docker:
         node.system = demands(lambda variable: inventory.get(host, variable), node.manager)
     if on_bridge:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import subprocess
 import time
@@ -42,7 +43,7 @@ from nodes import KILLED, Nodes
 class Fault:
     """Something that happens to the nodes that ``places`` stands for, and is undone after ``seconds``.
 
-    ``bearable``: nobody may take over because of it.
+    ``borne``: in so many seconds from its beginning nobody may take over, for nobody is dead.
     """
 
     name: str
@@ -50,9 +51,12 @@ class Fault:
     end: Action
     seconds: float
     places: tuple[str, ...]
-    bearable: bool = False
+    borne: float = 0
 
 
+ALWAYS = math.inf
+# In every profile a lease that was just renewed lasts longer.
+LEASE = 10
 # Seconds in which Patroni has noticed, so that a cluster that looks complete is so.
 NOTICED = 8
 SERVERS = ("coordinator", "worker", "standby")
@@ -70,23 +74,25 @@ FAULTS = {
         Fault("kill_postgres", shell(f"kill -KILL $({POSTMASTER})"), nothing, NOTICED, SERVERS),
         Fault("kill_patroni", shell(f"pkill -KILL -f {PATRONI}"), nothing, NOTICED, SERVERS),
         Fault("stop_postgres", shell(STOP_POSTGRES), shell(CONTINUE_POSTGRES), 10, SERVERS),
-        Fault("stop_patroni", shell(f"pkill -STOP -f {PATRONI}"), shell(f"pkill -CONT -f {PATRONI}"), 10, SERVERS),
-        Fault("freeze_short", freeze, thaw, 5, (*SERVERS, "pooler", "etcd")),
-        Fault("freeze_long", freeze, thaw, 40, SERVERS),
+        Fault(
+            "stop_patroni", shell(f"pkill -STOP -f {PATRONI}"), shell(f"pkill -CONT -f {PATRONI}"), 10, SERVERS, ALWAYS
+        ),
+        Fault("freeze_short", freeze, thaw, 5, (*SERVERS, "pooler", "etcd"), ALWAYS),
+        Fault("freeze_long", freeze, thaw, 40, SERVERS, LEASE),
         Fault("kill_node", kill_container, start_container, 40, SERVERS),
         Fault("kill_node_short", kill_container, start_container, 5, ("pooler", "etcd")),
-        Fault("cut_off", cut_off, mend_network, 40, SERVERS),
-        Fault("cut_from_etcd", cut_from_etcd, mend_network, 40, SERVERS),
+        Fault("cut_off", cut_off, mend_network, 40, SERVERS, LEASE),
+        Fault("cut_from_etcd", cut_from_etcd, mend_network, 40, SERVERS, LEASE),
         Fault("cut_replication", cut_replication, mend_network, 20, ("coordinator", "worker")),
         Fault("lose_packets", lose_packets, mend_network, 20, SERVERS),
         Fault("delay_packets", delay_packets(80, 40, 1), mend_network, 20, SERVERS),
         Fault("disk_full", fill_disk, empty_disk, 20, SERVERS),
-        Fault("etcd_lost_1", kill_container, start_container, 30, ("etcd*1",), bearable=True),
-        Fault("etcd_lost_2", kill_container, start_container, 60, ("etcd*2",), bearable=True),
-        Fault("etcd_lost_3", kill_container, start_container, 60, ("etcd*3",), bearable=True),
-        Fault("etcd_lost_long", kill_container, start_container, 300, ("etcd*3",), bearable=True),
-        Fault("busy", make_busy, make_idle, 300, ("machine",), bearable=True),
-        Fault("busy_and_late", BUSY_AND_LATE, IDLE_AND_IN_TIME, 300, ("machine",), bearable=True),
+        Fault("etcd_lost_1", kill_container, start_container, 30, ("etcd*1",), borne=ALWAYS),
+        Fault("etcd_lost_2", kill_container, start_container, 60, ("etcd*2",), borne=ALWAYS),
+        Fault("etcd_lost_3", kill_container, start_container, 60, ("etcd*3",), borne=ALWAYS),
+        Fault("etcd_lost_long", kill_container, start_container, 300, ("etcd*3",), borne=ALWAYS),
+        Fault("busy", make_busy, make_idle, 300, ("machine",), borne=ALWAYS),
+        Fault("busy_and_late", BUSY_AND_LATE, IDLE_AND_IN_TIME, 300, ("machine",), borne=ALWAYS),
         Fault("kill_leader_and_standby", kill_container, start_container, 40, ("coordinator+worker_standby",)),
     )
 }
@@ -171,7 +177,8 @@ def happen(
     """
     begun = time.time()
     problem = ""
-    leadership: dict[str, tuple[str, int]] = {}
+    # Who has to lead in the end, too
+    leading: dict[str, tuple[str, int]] = {}
     if name in PLANNED:
         worker = chance.choice([group for group in nodes.groups if group != "coordinator"])
         work = PLANNED[name]
@@ -183,24 +190,36 @@ def happen(
         fault_name, _colon, place = name.partition(":")
         fault = FAULTS[fault_name]
         hit = targets(nodes, place, chance)
-        leadership = nodes.leadership() if fault.bearable else leadership
+        before = nodes.leadership()
         begun = time.time()
-        try:
-            for node in hit:
-                fault.begin(nodes, node)
-            time.sleep(fault.seconds)
-        finally:
-            for node in hit:
-                fault.end(nodes, node)
+        problem = suffer(nodes, fault, hit, before)
+        leading = before if fault.borne == ALWAYS else {}
     ended = time.time()
     deadline = time.monotonic() + patience
     while (lacking := [*nodes.lacking(), *troubles()]) and time.monotonic() < deadline:
         time.sleep(1)
     if lacking:
         problem += f" after {patience:g} seconds: {'; '.join(lacking)}"
-    elif leadership:
-        problem += taken_over(leadership, nodes.leadership())
+    elif leading:
+        problem += taken_over(leading, nodes.leadership())
     return Happened(name, tuple(hit), begun, ended, time.time(), problem.strip())
+
+
+def suffer(nodes: Nodes, fault: Fault, hit: list[str], before: dict[str, tuple[str, int]]) -> str:
+    """Let a fault last for its time; who took over although nobody was dead."""
+    problem = ""
+    borne = min(fault.borne, fault.seconds)
+    try:
+        for node in hit:
+            fault.begin(nodes, node)
+        time.sleep(borne)
+        if 0 < borne < fault.seconds:
+            problem = taken_over(before, nodes.leadership(without=hit))
+        time.sleep(fault.seconds - borne)
+    finally:
+        for node in hit:
+            fault.end(nodes, node)
+    return problem
 
 
 def taken_over(before: dict[str, tuple[str, int]], after: dict[str, tuple[str, int]]) -> str:

@@ -129,17 +129,20 @@ class Nodes:
             return member.name
         raise LookupError(f"nobody leads {group}")
 
-    def _leading(self, group: str) -> Member | None:
-        return next((member for member in self.members(group) if member.role == "leader"), None)
+    def _leading(self, group: str, ask: Iterable[str] | None = None) -> Member | None:
+        return next((member for member in self.members(group, ask) if member.role == "leader"), None)
 
     def standby(self, group: str) -> str:
         """A standby of the group."""
         leader = self.leader(group)
         return next(name for name in self.groups[group] if name != leader)
 
-    def leadership(self) -> dict[str, tuple[str, int]]:
-        """Who leads each group, on which timeline. Both stay the same as long as nobody takes over."""
-        leading = {group: self._leading(group) for group in self.groups}
+    def leadership(self, without: Iterable[str] = ()) -> dict[str, tuple[str, int]]:
+        """Who leads each group, on which timeline. Both stay the same as long as nobody takes over.
+
+        :param without: members that are not asked.
+        """
+        leading = {group: self._leading(group, {*names} - {*without}) for group, names in self.groups.items()}
         return {group: (member.name, member.timeline) if member else ("nobody", 0) for group, member in leading.items()}
 
     def paused(self) -> list[str]:

@@ -155,7 +155,7 @@ class Cluster:
 
     def nodes(self) -> list[str]:
         """All nodes, without the tests' prefix."""
-        return sorted(c.labels["io.citus_ha.node"].removeprefix(PREFIX) for c in self.containers())
+        return sorted({c.labels["io.citus_ha.node"].removeprefix(PREFIX) for c in self.containers()})
 
     def destroy(self) -> Run:
         """Remove everything, with the playbook."""

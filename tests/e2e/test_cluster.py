@@ -42,9 +42,10 @@ def healthy(demo: Cluster) -> bool:
 
 def test_every_container_of_the_drawing_runs(demo: Cluster) -> None:
     running = {c.name.removeprefix(PREFIX) for c in demo.containers(everything=False)}
+    servers = [f"{group}-{n}" for group in ("coordinator", "worker1", "worker2") for n in (1, 2)]
     assert running == {
         *(f"etcd-{n}" for n in (1, 2, 3)),
-        *(f"{group}-{n}" for group in ("coordinator", "worker1", "worker2") for n in (1, 2)),
+        *(f"{server}{beside}" for server in servers for beside in ("", "-lease")),
         "pgbouncer-1",
         "pgbouncer-1-haproxy",
         "postgres-1",
@@ -197,6 +198,20 @@ def test_no_write_is_lost_when_every_container_restarts_in_turn(demo: Cluster) -
     eventually(lambda: healthy(demo), timeout=180)
 
 
+def test_a_leader_that_stands_still_keeps_its_lease(demo: Cluster) -> None:
+    old = demo.leader("worker2")
+    frozen, keeper = (demo.docker.containers.get(PREFIX + name) for name in (old, f"{old}-lease"))
+    said = keeper.logs()
+    frozen.pause()
+    try:
+        time.sleep(8)  # a dead one's would be gone long since
+        assert keeper.logs() == said
+    finally:
+        frozen.unpause()
+    assert demo.leader("worker2") == old
+    eventually(lambda: healthy(demo))
+
+
 @pytest.mark.parametrize("group", ["worker1", "coordinator"])
 def test_a_killed_leader_is_replaced_and_rejoins(demo: Cluster, group: str) -> None:
     old = demo.leader(group)
@@ -213,8 +228,12 @@ def test_a_killed_leader_is_replaced_and_rejoins(demo: Cluster, group: str) -> N
             return False
         return True
 
+    killed = time.monotonic()
     container.kill()
     eventually(written, timeout=150, interval=0.1)
+    # Its lease lasts for 25 to 30 seconds.
+    assert time.monotonic() - killed < 20
+    assert b"gave up its lease" in demo.docker.containers.get(f"{PREFIX}{old}-lease").logs()
     assert [error for error in errors if "read-only" in error] == [], "a new leader is led to when it takes writes"
     assert eventually(lambda: demo.leader(group), timeout=30) != old
     assert demo.query("SELECT count(*) FROM ledger")[0][0] >= count[0][0]

@@ -58,16 +58,13 @@ def inventory(machines: list[Machine], tmp_path_factory: pytest.TempPathFactory)
 
 def test_the_nodes_are_where_the_inventory_puts_them(machines: list[Machine], inventory: Path) -> None:
     first, second = (set(each.docker("ps", "--format", "{{.Names}}").split()) for each in machines)
-    assert first == {
-        "etcd-1",
-        "etcd-3",
-        "coordinator-1",
-        "worker1-1",
-        "worker2-2",
-        "pgbouncer-1",
-        "pgbouncer-1-haproxy",
-    }
-    assert second == {"etcd-2", "coordinator-2", "worker1-2", "worker2-1", "postgres-1"}
+
+    def with_leases(*servers: str) -> set[str]:
+        return {f"{server}{beside}" for server in servers for beside in ("", "-lease")}
+
+    poolers = {"pgbouncer-1", "pgbouncer-1-haproxy"}
+    assert first == {"etcd-1", "etcd-3", *poolers, *with_leases("coordinator-1", "worker1-1", "worker2-2")}
+    assert second == {"etcd-2", "postgres-1", *with_leases("coordinator-2", "worker1-2", "worker2-1")}
 
 
 def test_a_second_run_changes_nothing(inventory: Path) -> None:

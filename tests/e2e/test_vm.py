@@ -258,7 +258,12 @@ def test_a_process_can_write_to_its_data_only(cluster: Machines) -> None:
     key = "/etc/citus_ha/tls/node.key"
     assert cluster.console("pgbouncer-1", f"stat -c '%U %G %a' {key}") == "root citus_ha 640"
     # 0 is closed, 10 open
-    for machine, unit in (("etcd-1", "citus_ha"), ("coordinator-1", "citus_ha"), ("pgbouncer-1", "citus_ha-haproxy")):
+    for machine, unit in (
+        ("etcd-1", "citus_ha"),
+        ("coordinator-1", "citus_ha"),
+        ("coordinator-1", "citus_ha-lease"),
+        ("pgbouncer-1", "citus_ha-haproxy"),
+    ):
         said = cluster.console(machine, f"systemd-analyze security --no-pager {unit}").splitlines()[-1]
         assert float(said.partition(": ")[2].split()[0]) <= 2.0, said
     for user in ("postgres", "haproxy"):

@@ -43,9 +43,11 @@ DUMP = """
     __service_path: /usr/bin
     is_pooler: "{{ service_command[0] == 'pgbouncer' }}"
 
-- name: Nothing after it can work here
+- name: Nothing after a node's last process can work here
   ansible.builtin.meta: end_host
-  when: service_instance is not defined or not service_instance.endswith('-haproxy')
+  when: service_instance | default(inventory_hostname) == inventory_hostname ~ last
+  vars:
+    last: "{{ '-lease' if 'lease' in cluster_topology.nodes[inventory_hostname].beside else '' }}"
 """
 # What the process of a node is given, by the process's name.
 Rendered = dict[str, dict[str, Any]]

@@ -66,11 +66,11 @@ def test_defaults_and_argument_spec_name_the_same_values(role: Path) -> None:
     defaults = load(role / "defaults/main.yml") or {}
     in_specs = {name: option["default"] for name, option in spec_options(role).items() if "default" in option}
     in_defaults = {name: value for name, value in defaults.items() if not name.startswith("_")}
-    # A specification cannot hold a number that is computed: its description says where it comes from.
+    # A specification cannot hold a value that is computed: its description says where it comes from.
     computed = {
         name: spec_options(role)[name]["description"]
         for name, value in in_defaults.items()
-        if str(value).startswith("{{") and spec_options(role)[name]["type"] in ("int", "float")
+        if str(value).startswith("{{") and spec_options(role)[name]["type"] in ("int", "float", "bool")
     }
     assert in_specs == {name: value for name, value in in_defaults.items() if name not in computed}
     assert [name for name, description in computed.items() if "By default" not in str(description)] == []

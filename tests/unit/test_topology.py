@@ -396,3 +396,34 @@ def test_a_machine_must_have_the_watchdog_that_is_required(variables: dict[str, 
     ]["nodes"]
     assert nodes["worker1-1"]["system"] == {"sysctl": ["vm.swappiness"], "watchdog": watchdog, "time_check": "warn"}
     assert nodes["etcd-1"]["system"]["watchdog"] == nodes["postgres-1"]["system"]["watchdog"] == ""
+
+
+# ---- what runs beside a node ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "beside"),
+    [
+        ({}, ["lease"]),
+        ({"ha_profile": "wan"}, []),
+        ({"postgres_lease_keeper": "no"}, []),
+        ({"ha_profile": "wan", "postgres_lease_keeper": True}, ["lease"]),
+        ({"postgres_manager": "none"}, []),
+    ],
+)
+def test_a_server_has_somebody_who_gives_its_lease_up(said: dict[str, Any], beside: list[str]) -> None:
+    alone = {"workers": ["worker1-1", "worker1-2", "worker2-1"], "worker2": ["worker2-1"]}
+    topology, found = build(inventory(alone, everywhere=said))
+    assert found == []
+    nodes = topology["nodes"]
+    assert nodes["coordinator-1"]["beside"] == nodes["worker1-2"]["beside"] == beside
+    assert nodes["worker2-1"]["beside"] == nodes["postgres-1"]["beside"] == [], "nobody could lead instead"
+    assert nodes["pgbouncer-1"]["beside"] == ["haproxy"]
+
+
+def test_what_runs_beside_a_server_takes_memory_too() -> None:
+    limits = {"postgres_memory": "1g", "postgres_lease_memory": "64m", "postgres_cpus": 0.5}
+    nodes = build(inventory(everywhere=limits))[0]["nodes"]
+    assert nodes["coordinator-1"]["memory"] == 2**30 + 2**26
+    assert nodes["postgres-1"]["memory"] == 2**30
+    assert nodes["coordinator-1"]["cpus"] == 1
