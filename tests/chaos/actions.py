@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import docker
-from nodes import DATA, Nodes
+from nodes import DATA, DidNotHappen, Nodes
 
 Action = Callable[[Nodes, str], None]
 
@@ -22,7 +22,9 @@ SMALL = 4 * 2**30
 """Bytes of a data volume that is small enough to be meant for being filled."""
 
 POSTMASTER = f"head -n 1 {DATA}/postmaster.pid"
-
+# The youngest: the first process of a container takes no such signal from inside, and its work is done by another.
+# The brackets keep the shell that says so from being meant, too.
+PATRONI = "pgrep -n -f '[b]in/patroni'"
 
 BUSY = "citus-ha-chaos-busy-"
 BUSY_SECONDS = 3600
@@ -33,11 +35,33 @@ class CannotHappen(Exception):
     """The machine or the cluster lacks what a fault needs; nothing was done."""
 
 
-def shell(script: str) -> Action:
-    """A command inside the node."""
+def signal_to(signal: str, process: str, *, children: bool = False) -> Action:
+    """A signal to the process whose number a shell command finds, before it to its children if these are meant, too.
+
+    It must be there. SIGKILL must have ended it, and SIGSTOP have stopped it.
+    """
 
     def run(nodes: Nodes, node: str) -> None:
-        nodes.inside(node, "sh", "-c", script)
+        pid = nodes.must(node, "sh", "-c", process).strip()
+        born = nodes.must(node, "sh", "-c", STATE, "sh", pid).split()[1]
+        told = [f"pkill -{signal} -P {pid}"] * children + [f"kill -{signal} {pid}"]
+        nodes.inside(node, "sh", "-c", "; ".join(told))
+        state, now = [*nodes.inside(node, "sh", "-c", STATE, "sh", pid).split(), "", ""][:2]
+        if signal in ("KILL", "STOP") and now == born and state not in {"KILL": "Z", "STOP": "T"}[signal]:
+            raise DidNotHappen(f"SIG{signal} to process {pid} of {node} left it in state {state}")
+
+    return run
+
+
+STATE = "awk '{print $3, $22}' /proc/$1/stat"
+"""What a process does, and when it was born."""
+
+
+def go_on(process: str) -> Action:
+    """SIGCONT to the process and its children, if they are still there."""
+
+    def run(nodes: Nodes, node: str) -> None:
+        nodes.inside(node, "sh", "-c", f"pid=$({process}) && kill -CONT $pid && pkill -CONT -P $pid")
 
     return run
 
@@ -45,6 +69,24 @@ def shell(script: str) -> Action:
 def kill_container(nodes: Nodes, node: str) -> None:
     """SIGKILL for everything in the node at once; it stays away until it is started."""
     nodes.container(node).kill()
+
+
+def kill_machine(nodes: Nodes, node: str) -> None:
+    """As if the machine had lost its power: nobody is left who could say that the server is dead."""
+    for name in keeper_of(nodes, node):
+        kill_container(nodes, name)
+    kill_container(nodes, node)
+
+
+def start_machine(nodes: Nodes, node: str) -> None:
+    """The node, and what runs beside it."""
+    for name in [node, *keeper_of(nodes, node)]:
+        start_container(nodes, name)
+
+
+def keeper_of(nodes: Nodes, node: str) -> list[str]:
+    """The container that would give the node's lease up, if it has one."""
+    return [name for name in nodes.keepers if name == f"{node}-lease"]
 
 
 def start_container(nodes: Nodes, node: str) -> None:
@@ -92,7 +134,8 @@ def cut_replication(nodes: Nodes, node: str) -> None:
     for other in nodes.groups[nodes.group_of(node)]:
         if other != node:
             for port in ("--dport", "--sport"):
-                drop(nodes, node, "PEER", nodes.address(other), "-p", "tcp", port, "5432")
+                where = nodes.port(node if port == "--dport" else other, "postgres_port")
+                drop(nodes, node, "PEER", nodes.address(other), "-p", "tcp", port, str(where))
 
 
 def lose_packets(nodes: Nodes, node: str) -> None:
@@ -176,6 +219,9 @@ def fill_disk(nodes: Nodes, node: str) -> None:
     if not 0 < size <= SMALL:
         raise CannotHappen(f"{node} has its data on {size / 2**30:.0f} GiB; only a volume of its own of 4 is filled")
     nodes.inside(node, "dd", "if=/dev/zero", f"of={FILLER}", "bs=1M")
+    free = int(nodes.must(node, "sh", "-c", f"df --block-size=1M --output=avail {DATA} | tail -n 1"))
+    if free > 0:
+        raise DidNotHappen(f"{node} has {free} MiB free on the disk that was to be full")
 
 
 def empty_disk(nodes: Nodes, node: str) -> None:

@@ -33,6 +33,82 @@ class Ack:
     ended: float
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """Money that went from one account to another."""
+
+    key: int
+    source: int
+    target: int
+    amount: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known when a run is over.
+
+    ``seconds`` is how long it took and ``groups`` are those of the cluster. ``stored``, ``balances`` and ``transfers``
+    are what clients find there in the end, ``probes`` the keys of the probes by group; ``copies`` (of the reference
+    table) and ``prepared`` (transactions) come from the primary of each group. ``unread`` are reads of the total that
+    had no answer.
+    """
+
+    seconds: float
+    groups: Sequence[str]
+    entries: Sequence[Entry]
+    stored: Mapping[Kind, Sequence[int]]
+    balances: Mapping[int, int]
+    transfers: Sequence[Transfer]
+    reads: Sequence[Read]
+    unread: int
+    acks: Sequence[Ack]
+    probes: Mapping[str, Sequence[int]]
+    copies: Mapping[str, str]
+    prepared: Mapping[str, int]
+
+
+LEAST_ACKS = 0.2
+"""Probes that each group must have acknowledged in a second, on average, to prove something about two leaders."""
+LEAST_READS = 0.05
+"""Reads of the total in a second."""
+
+
+def verdict(seen: Evidence, accounts: int, balance: int) -> list[str]:
+    """Everything that was promised and is not so; and what was to be seen and was not.
+
+    :param accounts: how many accounts there are; :param balance: what each had to begin with.
+    """
+    return [
+        *lost(seen.entries, seen.stored),
+        *phantom(seen.entries, seen.stored),
+        *changed_totals(seen.reads, accounts * balance),
+        *wrong_balances(seen.balances, seen.transfers, balance),
+        *split_brain(seen.acks),
+        *lost_acks(seen.acks, seen.probes),
+        *different_copies(seen.copies),
+        *in_doubt(seen.prepared),
+        *too_little(seen),
+    ]
+
+
+def too_little(seen: Evidence) -> list[str]:
+    """Evidence that is missing: nobody is innocent because nobody looked."""
+    acks = Counter(ack.group for ack in seen.acks)
+    complaints = [
+        f"evidence: {group} acknowledged {acks[group]} probes in {seen.seconds:.0f} s: two leaders may have been missed"
+        for group in seen.groups
+        if acks[group] < LEAST_ACKS * seen.seconds
+    ]
+    if len(seen.reads) < LEAST_READS * seen.seconds:
+        complaints.append(f"evidence: only {len(seen.reads)} reads of the total in {seen.seconds:.0f} s")
+    complaints += [
+        f"evidence: {what} of {len(answers)} primaries only, of {len(seen.groups)}"
+        for what, answers in (("copies of the reference table", seen.copies), ("transactions in doubt", seen.prepared))
+        if len(answers) != len(seen.groups)
+    ]
+    return complaints
+
+
 def lost(entries: Iterable[Entry], stored: Mapping[Kind, Iterable[int]]) -> list[str]:
     """Writes that were acknowledged and are not there."""
     present = {kind: set(keys) for kind, keys in stored.items()}
@@ -65,6 +141,19 @@ def changed_totals(reads: Iterable[Read], total: int) -> list[str]:
         f"total: {read.total} instead of {total} at {read.at:.3f}: half a transfer was visible"
         for read in reads
         if read.total != total
+    ]
+
+
+def wrong_balances(balances: Mapping[int, int], transfers: Iterable[Transfer], balance: int) -> list[str]:
+    """Accounts that have something else than their transfers say."""
+    expected = dict.fromkeys(balances, balance)
+    for transfer in transfers:
+        for account, change in ((transfer.source, -transfer.amount), (transfer.target, transfer.amount)):
+            expected[account] = expected.get(account, balance) + change
+    return [
+        f"account {account}: {balances.get(account)} instead of {wanted}: half a transfer is there"
+        for account, wanted in expected.items()
+        if balances.get(account) != wanted
     ]
 
 
@@ -118,14 +207,24 @@ def in_doubt(prepared: Mapping[str, int]) -> list[str]:
 class Window:
     """What clients noticed of one fault.
 
-    ``longest`` is the longest time without an acknowledgement, ``seconds`` the time from the last acknowledgement
-    before the first trouble to the first after the last (0 without any), ``errors`` the attempts that were not
-    acknowledged.
+    ``longest`` is the longest time without an acknowledgement. ``outage`` goes from the last acknowledgement before
+    the first trouble to the first after it that was sustained: followed by no trouble for three seconds; 0 without any.
+    ``errors`` are the attempts that were not acknowledged.
     """
 
     longest: float
-    seconds: float
+    outage: float
     errors: int
+
+
+def noticed(name: str, window: Window, limit: float | None) -> list[str]:
+    """What clients noticed of something that they must not notice; ``limit`` as ``faults.promised`` says."""
+    if limit is None:
+        return []
+    complaints = [f"{name}: {window.errors} writes failed, and none may"] if window.errors else []
+    if window.longest > limit:
+        complaints.append(f"{name}: writes stood still for {window.longest:.1f} s, and {limit:g} are the most")
+    return complaints
 
 
 def troubles(entries: Sequence[Entry], now: float, seconds: float = 3.0) -> list[str]:
@@ -137,34 +236,44 @@ def troubles(entries: Sequence[Entry], now: float, seconds: float = 3.0) -> list
     return [f"{kind}s of group {group} are not steady" for kind, group in sorted(bad | (streams - good))]
 
 
-def window(entries: Iterable[Entry], begun: float, until: float, trouble: float = 1.0) -> Window:
+def window(
+    entries: Iterable[Entry], begun: float, until: float, trouble: float = 1.0, sustained: float = 3.0
+) -> Window:
     """The window of a fault that began at ``begun`` and was over, with everybody well again, at ``until``.
 
     Each stream of writes is looked at by itself, for a group that stands still hides behind one that goes on, and the
     worst counts. A time without acknowledgements longer than ``trouble`` seconds is trouble, and so is an error. One
-    that had not become trouble by ``until`` is the next fault's.
+    that had not become trouble by ``until`` is the next fault's. Troubles with less than ``sustained`` seconds between
+    them are one outage.
     """
     streams: dict[tuple[Kind, int], list[Entry]] = {}
     for entry in entries:
         if begun - 10 <= entry.ended <= until + 10:
             streams.setdefault((entry.kind, entry.group), []).append(entry)
-    longest, earliest, latest, errors = 0.0, None, None, 0
+    longest, outage, errors = 0.0, 0.0, 0
     for stream in streams.values():
         acks = sorted(entry.ended for entry in stream if entry.outcome is Outcome.OK)
-        bad = [entry for entry in stream if entry.outcome is not Outcome.OK and begun <= entry.ended <= until]
+        bad = [entry.ended for entry in stream if entry.outcome is not Outcome.OK and begun <= entry.ended <= until]
         errors += len(bad)
-        gaps = [(a, b) for a, b in itertools.pairwise(acks) if b > begun and a < until - trouble]
+        # Where nothing is acknowledged any more the last silence lasts as long as somebody looks.
+        ends = [*acks, max(until, max(entry.ended for entry in stream))]
+        gaps = [(a, b) for a, b in itertools.pairwise(ends) if b > begun and a < until - trouble]
         longest = max([longest, *(b - a for a, b in gaps)])
         spans = [(a, b) for a, b in gaps if b - a > trouble]
         spans += [
-            (
-                max((a for a in acks if a <= entry.begun), default=entry.begun),
-                min((a for a in acks if a >= entry.ended), default=until),
-            )
-            for entry in bad
+            (max((a for a in ends if a <= at), default=at), min((a for a in ends if a >= at), default=until))
+            for at in bad
         ]
-        for start, end in spans:
-            earliest = start if earliest is None else min(earliest, start)
-            latest = end if latest is None else max(latest, end)
-    seconds = 0.0 if earliest is None or latest is None else latest - earliest
-    return Window(longest, seconds, errors)
+        outage = max([outage, *(end - start for start, end in _merged(spans, sustained))])
+    return Window(longest, outage, errors)
+
+
+def _merged(spans: Iterable[tuple[float, float]], apart: float) -> list[tuple[float, float]]:
+    """Spans with less than ``apart`` between them as one."""
+    merged: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if merged and start - merged[-1][1] < apart:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged

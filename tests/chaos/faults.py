@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import docker
 from actions import (
+    PATRONI,
     POSTMASTER,
     Action,
     cut_from_etcd,
@@ -25,18 +26,21 @@ from actions import (
     everywhere,
     fill_disk,
     freeze,
+    go_on,
     kill_container,
+    kill_machine,
     lose_packets,
     make_busy,
     make_idle,
     mend_network,
     nothing,
-    shell,
+    signal_to,
     start_container,
+    start_machine,
     thaw,
     together,
 )
-from nodes import KILLED, Nodes
+from nodes import KILLED, DidNotHappen, Nodes
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,11 @@ ALWAYS = math.inf
 LEASE = 10
 # Seconds in which Patroni has noticed, so that a cluster that looks complete is so.
 NOTICED = 8
-SERVERS = ("coordinator", "worker", "standby")
-# The brackets keep the shell that says so from being meant, too.
-PATRONI = "'[b]in/patroni'"
-STOP_POSTGRES = f"pkill -STOP -P $({POSTMASTER}); kill -STOP $({POSTMASTER})"
-CONTINUE_POSTGRES = f"kill -CONT $({POSTMASTER}); pkill -CONT -P $({POSTMASTER})"
+LEADERS = ("coordinator", "worker")
+SERVERS = (*LEADERS, "standby")
+OTHERS = ("pooler", "haproxy", "etcd")
+PAIRS = ("coordinator+worker_standby", "worker+coordinator_standby")
+STOP_PATRONI, CONTINUE_PATRONI = signal_to("STOP", PATRONI), go_on(PATRONI)
 # As between zones of a region that has a bad day.
 BUSY_AND_LATE = together(make_busy, everywhere(delay_packets(10, 5, 0.2)))
 IDLE_AND_IN_TIME = together(everywhere(mend_network), make_idle)
@@ -71,29 +75,29 @@ IDLE_AND_IN_TIME = together(everywhere(mend_network), make_idle)
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("kill_postgres", shell(f"kill -KILL $({POSTMASTER})"), nothing, NOTICED, SERVERS),
-        Fault("kill_patroni", shell(f"pkill -KILL -f {PATRONI}"), nothing, NOTICED, SERVERS),
-        Fault("stop_postgres", shell(STOP_POSTGRES), shell(CONTINUE_POSTGRES), 10, SERVERS),
-        Fault(
-            "stop_patroni", shell(f"pkill -STOP -f {PATRONI}"), shell(f"pkill -CONT -f {PATRONI}"), 10, SERVERS, ALWAYS
-        ),
-        Fault("freeze_short", freeze, thaw, 5, (*SERVERS, "pooler", "etcd"), ALWAYS),
+        Fault("kill_postgres", signal_to("KILL", POSTMASTER), nothing, NOTICED, SERVERS),
+        Fault("kill_patroni", signal_to("KILL", PATRONI), nothing, NOTICED, SERVERS),
+        Fault("stop_postgres", signal_to("STOP", POSTMASTER, children=True), go_on(POSTMASTER), 10, SERVERS),
+        Fault("stop_patroni", STOP_PATRONI, CONTINUE_PATRONI, 10, SERVERS, ALWAYS),
+        Fault("stop_patroni_long", STOP_PATRONI, CONTINUE_PATRONI, 40, LEADERS, LEASE),
+        Fault("freeze_short", freeze, thaw, 5, (*SERVERS, *OTHERS), ALWAYS),
         Fault("freeze_long", freeze, thaw, 40, SERVERS, LEASE),
         Fault("kill_node", kill_container, start_container, 40, SERVERS),
-        Fault("kill_node_short", kill_container, start_container, 5, ("pooler", "etcd")),
-        Fault("cut_off", cut_off, mend_network, 40, SERVERS, LEASE),
+        Fault("kill_node_short", kill_container, start_container, 5, OTHERS),
+        Fault("kill_machine", kill_machine, start_machine, 40, LEADERS),
+        Fault("cut_off", cut_off, mend_network, 40, (*SERVERS, "etcd"), LEASE),
         Fault("cut_from_etcd", cut_from_etcd, mend_network, 40, SERVERS, LEASE),
-        Fault("cut_replication", cut_replication, mend_network, 20, ("coordinator", "worker")),
-        Fault("lose_packets", lose_packets, mend_network, 20, SERVERS),
-        Fault("delay_packets", delay_packets(80, 40, 1), mend_network, 20, SERVERS),
+        Fault("cut_replication", cut_replication, mend_network, 20, LEADERS),
+        Fault("lose_packets", lose_packets, mend_network, 20, (*SERVERS, *OTHERS)),
+        Fault("delay_packets", delay_packets(80, 40, 1), mend_network, 20, (*SERVERS, *OTHERS)),
         Fault("disk_full", fill_disk, empty_disk, 20, SERVERS),
-        Fault("etcd_lost_1", kill_container, start_container, 30, ("etcd*1",), borne=ALWAYS),
+        Fault("etcd_lost_1", kill_container, start_container, 60, ("etcd*1",), borne=ALWAYS),
         Fault("etcd_lost_2", kill_container, start_container, 60, ("etcd*2",), borne=ALWAYS),
         Fault("etcd_lost_3", kill_container, start_container, 60, ("etcd*3",), borne=ALWAYS),
         Fault("etcd_lost_long", kill_container, start_container, 300, ("etcd*3",), borne=ALWAYS),
         Fault("busy", make_busy, make_idle, 300, ("machine",), borne=ALWAYS),
         Fault("busy_and_late", BUSY_AND_LATE, IDLE_AND_IN_TIME, 300, ("machine",), borne=ALWAYS),
-        Fault("kill_leader_and_standby", kill_container, start_container, 40, ("coordinator+worker_standby",)),
+        Fault("kill_leader_and_standby", kill_container, start_container, 40, PAIRS),
     )
 }
 
@@ -126,8 +130,22 @@ QUICK = (
     "etcd_lost_1:etcd*1",
     "kill_patroni:coordinator",
     "cut_off:coordinator",
+    "freeze_long:worker",
+    "kill_node_short:pooler",
+    "kill_leader_and_standby:coordinator+worker_standby",
     "restart",
 )
+PAUSE_LIMIT = 30
+"""``operate_pause_limit``: seconds after which clients go on, whatever became of the work that they wait for."""
+UNNOTICED = 5
+"""Seconds that writes may take longer while it is seen who leads, where nothing that they need is gone."""
+
+
+def promised(name: str) -> float | None:
+    """Seconds that writes may stand still, and not one may fail; None where that is not promised."""
+    if name in PLANNED:
+        return PAUSE_LIMIT
+    return UNNOTICED if name.partition(":")[2].startswith("etcd") else None
 
 
 def every() -> list[str]:
@@ -149,8 +167,12 @@ def targets(nodes: Nodes, place: str, chance: random.Random) -> list[str]:
         return [nodes.standby(chance.choice(list(nodes.groups)))]
     if place == "coordinator+worker_standby":
         return [nodes.leader("coordinator"), nodes.standby(chance.choice(workers))]
+    if place == "worker+coordinator_standby":
+        return [nodes.leader(chance.choice(workers)), nodes.standby("coordinator")]
     if place == "pooler":
         return [chance.choice(nodes.poolers)]
+    if place == "haproxy":
+        return [chance.choice(nodes.proxies)]
     if name == "etcd":
         return chance.sample(nodes.etcd, int(count or 1))
     raise KeyError(place)
@@ -216,6 +238,8 @@ def suffer(nodes: Nodes, fault: Fault, hit: list[str], before: dict[str, tuple[s
         if 0 < borne < fault.seconds:
             problem = taken_over(before, nodes.leadership(without=hit))
         time.sleep(fault.seconds - borne)
+    except DidNotHappen as reason:
+        problem = f"it did not happen: {reason}"
     finally:
         for node in hit:
             fault.end(nodes, node)

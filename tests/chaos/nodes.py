@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,78 @@ import docker
 REPOSITORY = Path(__file__).resolve().parents[2]
 TLS = "/etc/citus_ha/tls"
 CURL = ["curl", "-s", "-m", "3", "--cacert", f"{TLS}/ca.crt", "--cert", f"{TLS}/node.crt", "--key", f"{TLS}/node.key"]
-SHOW_STATE = ["psql", "-XAt", "-h", "/run/pgbouncer", "-p", "6432", "-U", "pgbouncer", "-c", "SHOW STATE", "pgbouncer"]
+PSQL = ["psql", "-XAtq"]
+SHOW_STATE = ["-h", "/run/pgbouncer", "-U", "pgbouncer", "-c", "SHOW STATE", "pgbouncer"]
+PORTS = {"etcd_client_port": 2379, "postgres_port": 5432, "postgres_patroni_port": 8008, "pgbouncer_port": 6432}
+"""The collection's defaults, for inventories that do not say."""
+MAX_LAG = 16 * 2**20
+"""Bytes that a standby may be behind and still be in step."""
+MAX_DOUBT = 15
+"""Seconds in which a transaction in doubt must be decided; Citus looks every ten."""
+IN_DOUBT = f"SELECT count(*) FROM pg_prepared_xacts WHERE prepared < now() - interval '{MAX_DOUBT} seconds'"
 KILLED = -9
 """Exit code of a playbook that was killed."""
 DATA = "/var/lib/citus_ha/postgres/data"
 
 
+class DidNotHappen(Exception):
+    """A fault was to happen and did not: this program is wrong, and what it says of the cluster worth nothing."""
+
+
 @dataclass(frozen=True)
 class Member:
-    """One PostgreSQL server as Patroni sees it."""
+    """One PostgreSQL server as Patroni sees it; ``lag`` in bytes, None when it is not known."""
 
     name: str
     role: str
     state: str
     timeline: int
+    lag: int | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the nodes say at one moment.
+
+    ``running`` whether each container runs, ``members`` those of each group, ``paused`` the poolers that hold their
+    clients, ``speechless`` the etcd members that are not well, ``in_doubt`` the transactions on each group's leader
+    that have been undecided for too long.
+    """
+
+    running: Mapping[str, bool]
+    members: Mapping[str, Sequence[Member]]
+    paused: Sequence[str] = ()
+    speechless: Sequence[str] = ()
+    in_doubt: Mapping[str, int] = field(default_factory=dict)
+
+
+def lacking(groups: Mapping[str, Sequence[str]], seen: Seen) -> list[str]:
+    """What a cluster lacks to be complete: all run, one leader in each group, the others stream in step."""
+    lacks = [f"{name} does not run" for name, runs in seen.running.items() if not runs]
+    lacks += [f"{name} is paused" for name in seen.paused]
+    lacks += [f"{name} is not well" for name in seen.speechless]
+    lacks += [f"{count} transactions on {node} are in doubt" for node, count in seen.in_doubt.items() if count]
+    for group, names in groups.items():
+        members = {member.name: member for member in seen.members.get(group, ())}
+        leaders = [member for member in members.values() if member.role == "leader" and member.state == "running"]
+        lacks += [] if len(leaders) == 1 else [f"{group} has {len(leaders)} running leaders"]
+        lacks += [
+            f"{name} is {members[name].state if name in members else 'unknown'}"
+            for name in names
+            if name not in members or members[name].state not in ("running", "streaming")
+        ]
+        followers = [member for member in members.values() if member.role != "leader"]
+        lacks += [f"{member.name} does not stream" for member in followers if member.state != "streaming"]
+        lacks += [f"{member.name} lags" for member in followers if member.lag is None or member.lag > MAX_LAG]
+        lacks += [
+            f"{member.name} is on timeline {member.timeline}, {leader.name} on {leader.timeline}"
+            for leader in leaders
+            for member in followers
+            if member.timeline != leader.timeline
+        ]
+        if followers and not any(member.role in ("sync_standby", "quorum_standby") for member in followers):
+            lacks.append(f"{group} has no synchronous standby")
+    return lacks
 
 
 class Nodes:
@@ -48,7 +106,7 @@ class Nodes:
         self.etcd = _hosts(described, "etcd")
         self.poolers = _hosts(described, "pgbouncer")
         self.postgres = [name for members in self.groups.values() for name in members]
-        self.all = [*self.etcd, *self.postgres, *self.poolers, *(f"{name}-haproxy" for name in self.poolers)]
+        self.proxies = [f"{name}-haproxy" for name in self.poolers]
         self._variables = variables
         strangers = [
             name
@@ -60,6 +118,9 @@ class Nodes:
             sys.exit(f"Faults are made with this machine's Docker engine; these nodes are elsewhere: {strangers}.")
         self.dsn = (self._secrets() / "app.dsn").read_text(encoding="utf-8").strip()
         self._docker = docker.from_env()
+        present = {container.name for container in self._docker.containers.list(all=True)}
+        self.keepers = [name for name in (f"{node}-lease" for node in self.postgres) if name in present]
+        self.all = [*self.etcd, *self.postgres, *self.keepers, *self.poolers, *self.proxies]
 
     def _secrets(self) -> Path:
         given = self._variables[self.postgres[0]].get("cluster_secrets_path", "")
@@ -96,6 +157,15 @@ class Nodes:
         networks = self.container(node).attrs["NetworkSettings"]["Networks"]
         return str(next(iter(networks.values()))["IPAMConfig"]["IPv4Address"])
 
+    def port(self, node: str, variable: str) -> int:
+        """A port of the node."""
+        return int(self._variables[node].get(variable, PORTS[variable]))
+
+    def url(self, node: str, variable: str, path: str) -> str:
+        """Where a process of the node answers the node itself."""
+        scheme = "https" if self._variables[node].get("cluster_control_plane_tls", True) else "http"
+        return f"{scheme}://localhost:{self.port(node, variable)}/{path}"
+
     def inside(self, node: str, *argv: str) -> str:
         """Standard output of a command in the container; empty when it cannot run there."""
         try:
@@ -104,18 +174,35 @@ class Nodes:
             return ""
         return (output[0] or b"").decode() if output else ""
 
+    def must(self, node: str, *argv: str) -> str:
+        """Standard output of a command in the container.
+
+        :raises DidNotHappen: it cannot run there, or fails.
+        """
+        try:
+            code, output = self.container(node).exec_run(list(argv))
+        except docker.errors.APIError as error:
+            raise DidNotHappen(f"{' '.join(argv)} on {node}: {error}") from error
+        text = (output or b"").decode()
+        if code != 0:
+            raise DidNotHappen(f"{' '.join(argv)} on {node} ended with {code}: {text.strip()}")
+        return text
+
     def members(self, group: str, ask: Iterable[str] | None = None) -> list[Member]:
         """The group as the first member that answers sees it."""
         for node in ask or self.groups[group]:
             if not self.running(node):
                 continue
-            text = self.inside(node, *CURL, "https://localhost:8008/cluster")
+            text = self.inside(node, *CURL, self.url(node, "postgres_patroni_port", "cluster"))
             try:
                 answer = json.loads(text)
             except ValueError:
                 continue
             return [
-                Member(item["name"], item["role"], item["state"], int(item.get("timeline") or 0))
+                Member(
+                    *(item["name"], item["role"], item["state"], int(item.get("timeline") or 0)),
+                    item["lag"] if isinstance(item.get("lag"), int) else None,
+                )
                 for item in answer.get("members", [])
             ]
         return []
@@ -147,33 +234,41 @@ class Nodes:
 
     def paused(self) -> list[str]:
         """The poolers that hold their clients."""
-        return [name for name in self.poolers if "paused|yes" in self.inside(name, *SHOW_STATE)]
+        return [
+            name
+            for name in self.poolers
+            if "paused|yes" in self.inside(name, *PSQL, "-p", str(self.port(name, "pgbouncer_port")), *SHOW_STATE)
+        ]
+
+    def seen(self) -> Seen:
+        """Ask all of them."""
+        members = {group: self.members(group) for group in self.groups}
+        leaders = [member.name for group in members.values() for member in group if member.role == "leader"]
+        return Seen(
+            running={name: self.running(name) for name in self.all},
+            members=members,
+            paused=self.paused(),
+            speechless=[name for name in self.etcd if '"true"' not in self._etcd_health(name)],
+            in_doubt={name: int(self._query(name, IN_DOUBT) or 0) for name in leaders},
+        )
+
+    def _etcd_health(self, node: str) -> str:
+        return self.inside(node, *CURL, self.url(node, "etcd_client_port", "health"))
+
+    def _query(self, node: str, statement: str) -> str:
+        port = str(self.port(node, "postgres_port"))
+        return self.inside(node, *PSQL, "-h", "/run/postgresql", "-p", port, "-U", "postgres", "-c", statement).strip()
 
     def lacking(self) -> list[str]:
-        """What the cluster lacks to be complete: all run, one leader in each group, the others stream in step."""
-        lacking = [f"{name} does not run" for name in self.all if not self.running(name)]
-        lacking += [f"{name} is paused" for name in self.paused()]
-        for group, names in self.groups.items():
-            members = {member.name: member for member in self.members(group)}
-            leaders = [member for member in members.values() if member.role == "leader" and member.state == "running"]
-            lacking += [] if len(leaders) == 1 else [f"{group} has {len(leaders)} running leaders"]
-            lacking += [
-                f"{name} is {members[name].state if name in members else 'unknown'}"
-                for name in names
-                if name not in members or members[name].state not in ("running", "streaming")
-            ]
-            followers = [member for member in members.values() if member.role != "leader"]
-            lacking += [f"{member.name} does not stream" for member in followers if member.state != "streaming"]
-            if followers and not any(member.role in ("sync_standby", "quorum_standby") for member in followers):
-                lacking.append(f"{group} has no synchronous standby")
-        return lacking
+        """What the cluster lacks to be complete."""
+        return lacking(self.groups, self.seen())
 
     def wait_until_complete(self, patience: float) -> list[str]:
         """What is lacking after ``patience`` seconds at most: nothing, if all went well."""
         deadline = time.monotonic() + patience
-        while (lacking := self.lacking()) and time.monotonic() < deadline:
+        while (lacks := self.lacking()) and time.monotonic() < deadline:
             time.sleep(1)
-        return lacking
+        return lacks
 
     def play(
         self, playbook: str, *arguments: str, until: Callable[[], object] | None = None, timeout: float = 900

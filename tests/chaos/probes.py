@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from checker import Ack
-from nodes import Nodes
+from nodes import PSQL, Nodes
 
-TABLE = "CREATE TABLE IF NOT EXISTS chaos_probe (key bigint PRIMARY KEY)"
-PSQL = ["psql", "--host=/run/postgresql", "--username=postgres", "--dbname=postgres", "-XAtq"]
+# One of an earlier run has its keys already, so that nothing would be acknowledged.
+TABLE = ("DROP TABLE IF EXISTS chaos_probe", "CREATE TABLE chaos_probe (key bigint PRIMARY KEY)")
 # The server says on which timeline it writes: the first eight digits of the file's name.
 INSERT = (
     "INSERT INTO chaos_probe VALUES ({key})"
@@ -30,10 +30,15 @@ INSERT = (
 )
 
 
+def commands(*statements: str) -> list[str]:
+    """Arguments of psql."""
+    return [f"--command={statement}" for statement in statements]
+
+
 class Probes:
     """A thread for each node."""
 
-    def __init__(self, nodes: Nodes, interval: float = 1.0) -> None:
+    def __init__(self, nodes: Nodes, interval: float = 0.25) -> None:
         self._nodes = nodes
         self._interval = interval
         self._stop = threading.Event()
@@ -45,7 +50,7 @@ class Probes:
     def start(self) -> None:
         """Make the tables and begin."""
         for group in self._nodes.groups:
-            self._nodes.inside(self._nodes.leader(group), *PSQL, f"--command={TABLE}")
+            self._nodes.must(self._nodes.leader(group), *self._psql(self._nodes.leader(group)), *commands(*TABLE))
         for thread in self._threads:
             thread.start()
 
@@ -60,8 +65,10 @@ class Probes:
         return {
             group: [
                 int(line)
-                for line in self._nodes.inside(
-                    self._nodes.leader(group), *PSQL, "--command=SELECT key FROM chaos_probe"
+                for line in self._nodes.must(
+                    self._nodes.leader(group),
+                    *self._psql(self._nodes.leader(group)),
+                    *commands("SELECT key FROM chaos_probe"),
                 ).split()
             ]
             for group in self._nodes.groups
@@ -70,13 +77,17 @@ class Probes:
     def remove(self) -> None:
         """Drop the tables."""
         for group in self._nodes.groups:
-            self._nodes.inside(self._nodes.leader(group), *PSQL, "--command=DROP TABLE IF EXISTS chaos_probe")
+            self._nodes.must(self._nodes.leader(group), *self._psql(self._nodes.leader(group)), *commands(TABLE[0]))
+
+    def _psql(self, node: str) -> list[str]:
+        port = self._nodes.port(node, "postgres_port")
+        return [*PSQL, "--host=/run/postgresql", f"--port={port}", "--username=postgres", "--dbname=postgres"]
 
     def _watch(self, node: str) -> None:
         while not self._stop.is_set():
             # No container, no server, a broken session: try again.
             process = subprocess.Popen(
-                ["docker", "exec", "-i", node, *PSQL],
+                ["docker", "exec", "-i", node, *self._psql(node)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

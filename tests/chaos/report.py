@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -78,8 +78,14 @@ def timeline(entries: Sequence[Entry], faults: Sequence[Happened]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def page(rows: Sequence[Row], facts: Sequence[tuple[str, str]], complaints: Sequence[str], picture: str) -> str:
-    """The report in Markdown."""
+def page(
+    rows: Sequence[Row],
+    facts: Sequence[tuple[str, str]],
+    complaints: Sequence[str],
+    left_out: Mapping[str, str],
+    picture: str,
+) -> str:
+    """The report in Markdown. ``left_out`` says of each fault that could not happen why."""
     verdict = (
         "**Nothing was lost, nothing appeared, nobody had to help.**"
         if not complaints
@@ -91,21 +97,24 @@ def page(rows: Sequence[Row], facts: Sequence[tuple[str, str]], complaints: Sequ
         "",
         f"![throughput and errors over time]({picture})",
         "",
-        "| # | fault | node | longest stall | error window | errors | all well again after |",
+        "| # | fault | node | longest stall | outage | errors | all well again after |",
         "|---|---|---|---|---|---|---|",
     ]
     for number, row in enumerate(rows, 1):
         fault, seen = row.fault, row.window
         lines.append(
-            f"| {number} | `{fault.name}` | {', '.join(fault.nodes)} | {seen.longest:.1f} s | {seen.seconds:.1f} s "
+            f"| {number} | `{fault.name}` | {', '.join(fault.nodes)} | {seen.longest:.1f} s | {seen.outage:.1f} s "
             f"| {seen.errors} | {fault.well - fault.ended:.0f} s |"
         )
-    lines += ["", "By fault, the worst of its tries:", "", "| fault | tries | longest stall | error window | errors |"]
+    lines += ["", "By fault, the worst of its tries:", "", "| fault | tries | longest stall | outage | errors |"]
     lines.append("|---|---|---|---|---|")
     for name in sorted({row.fault.name for row in rows}):
         windows = [row.window for row in rows if row.fault.name == name]
         lines.append(
             f"| `{name}` | {len(windows)} | {max(w.longest for w in windows):.1f} s "
-            f"| {max(w.seconds for w in windows):.1f} s | {max(w.errors for w in windows)} |"
+            f"| {max(w.outage for w in windows):.1f} s | {max(w.errors for w in windows)} |"
         )
+    if left_out:
+        lines += ["", "Left out:", ""]
+        lines += [f"- `{name}`: {reason}" for name, reason in left_out.items()]
     return "\n".join(lines) + "\n"

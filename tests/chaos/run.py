@@ -13,23 +13,21 @@ was broken.
 from __future__ import annotations
 
 import argparse
-import random
+import signal
 import sys
 import time
 from pathlib import Path
 
 import checker
+import evidence
 import faults
 import psycopg2
 import report
 import writers
-from actions import CannotHappen
-from ledger import Entry, Kind, Ledger, Outcome
-from nodes import Nodes
+from course import SETTLE, Course, break_it, complaints_of
+from ledger import Ledger
+from nodes import DidNotHappen, Nodes
 from probes import Probes
-
-SETTLE = 5
-"""Seconds of undisturbed writing after each fault, which still belong to it."""
 
 
 def arguments() -> argparse.Namespace:
@@ -59,80 +57,15 @@ def chosen(text: str) -> list[str]:
     return names
 
 
-def break_it(nodes: Nodes, ledger: Ledger, options: argparse.Namespace, names: list[str]) -> list[faults.Happened]:
-    """Fault after fault until the time is over. One from which the cluster does not recover is the last."""
-    chance = random.Random(options.seed)
-    happened: list[faults.Happened] = []
-    begun = time.monotonic()
-    for name in faults.order(names, chance, options.each):
-        if time.monotonic() - begun > options.minutes * 60:
-            break
-        print(f"{time.strftime('%H:%M:%S')} {name} ... ", end="", flush=True)
-        try:
-            fault = faults.happen(
-                nodes, name, chance, options.patience, lambda: checker.troubles(ledger.entries, time.time())
-            )
-        except CannotHappen as reason:
-            print(f"left out: {reason}", flush=True)
-            continue
-        time.sleep(SETTLE)
-        happened.append(fault)
-        print(
-            f"{', '.join(fault.nodes)}; well again after {fault.well - fault.ended:.0f} s {fault.problem}", flush=True
-        )
-        if fault.problem:
-            break
-    return happened
-
-
-def judge(nodes: Nodes, ledger: Ledger, workload: writers.Workload, probes: Probes) -> list[str]:
-    """Everything that was promised and is not so."""
-    # In-doubt transactions are decided by Citus within its recovery interval.
-    deadline = time.monotonic() + 60
-    prepared: dict[str, int] = {"?": 1}
-    while any(prepared.values()) and time.monotonic() < deadline:
-        answers = writers.on_every_node(nodes.dsn, "SELECT count(*) FROM pg_prepared_xacts")
-        prepared = {node: int(count) for node, count in answers.items()}
-    stored = writers.stored(nodes.dsn)
-    reads = [*workload.reads, checker.Read(time.time(), writers.total_of_accounts(writers.Client(nodes.dsn)))]
-    copies = writers.on_every_node(
-        nodes.dsn, "SELECT count(*) || ':' || coalesce(sum(hashint8(key)), 0) FROM chaos.reference"
-    )
-    return [
-        *checker.lost(ledger.entries, stored),
-        *checker.phantom(ledger.entries, stored),
-        *checker.changed_totals(reads, writers.ACCOUNTS * writers.BALANCE),
-        *checker.split_brain(probes.acks),
-        *checker.lost_acks(probes.acks, probes.stored()),
-        *checker.different_copies(copies),
-        *checker.in_doubt(prepared),
-    ]
-
-
-def summary(entries: list[Entry], workload: writers.Workload, probes: Probes, seed: int) -> list[tuple[str, str]]:
-    """Numbers of the whole run."""
-    counts = {outcome: sum(entry.outcome is outcome for entry in entries) for outcome in Outcome}
-    kinds = ", ".join(f"{sum(entry.kind is kind for entry in entries)} {kind}" for kind in Kind)
-    seconds = max(entry.ended for entry in entries) - min(entry.begun for entry in entries)
-    return [
-        ("seed", str(seed)),
-        ("duration", f"{seconds / 60:.1f} min"),
-        ("writes tried", f"{len(entries)} ({kinds})"),
-        (
-            "acknowledged, refused, unknown",
-            f"{counts[Outcome.OK]}, {counts[Outcome.FAILED]}, {counts[Outcome.UNKNOWN]}",
-        ),
-        ("reads of the total", str(len(workload.reads))),
-        ("acknowledgements of single servers", str(len(probes.acks))),
-    ]
-
-
 def main() -> int:
     """Run, report, and leave the cluster as it was."""
     options = arguments()
     if options.list:
         print("\n".join(faults.every()))
         return 0
+    # A program that is started in the background ignores Ctrl-C, and SIGTERM would leave everything broken.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     names = chosen(options.faults)
     nodes = Nodes(options.inventory.resolve())
     lacking = nodes.wait_until_complete(30)
@@ -146,34 +79,47 @@ def main() -> int:
     probes = Probes(nodes)
     probes.start()
     workload.start()
-    complaints: list[str] = []
-    happened: list[faults.Happened] = []
+    course = Course()
     try:
         time.sleep(SETTLE)
-        happened = break_it(nodes, ledger, options, names)
-    finally:
-        faults.undo_everything(nodes)
-        complaints += [f"not well again by itself: {lack}" for lack in nodes.wait_until_complete(options.patience)]
-        complaints += workload.stop()
-        probes.stop()
-        ledger.close()
-    complaints += [f"{fault.name}: {fault.problem}" for fault in happened if fault.problem]
-    try:
-        complaints += judge(nodes, ledger, workload, probes)
-    except (psycopg2.Error, LookupError) as error:
-        complaints.append(f"the cluster could not be judged: {' '.join(str(error).split())}")
-    entries = ledger.entries
-    rows = [report.Row(fault, checker.window(entries, fault.begun, fault.well + SETTLE)) for fault in happened]
-    (options.output / "chaos.svg").write_text(report.timeline(entries, happened), encoding="utf-8")
-    text = report.page(rows, summary(entries, workload, probes, options.seed), complaints, "chaos.svg")
+        break_it(nodes, ledger, options, names, course)
+    except (Exception, KeyboardInterrupt) as error:  # what is known so far is judged and told all the same
+        course.broken_off = repr(error)
+    faults.undo_everything(nodes)
+    complaints = [f"not well again by itself: {lack}" for lack in nodes.wait_until_complete(options.patience)]
+    complaints += workload.stop()
+    probes.stop()
+    ledger.close()
+    complaints += judge(nodes, ledger, workload, probes)
+    rows = [
+        report.Row(fault, checker.window(ledger.entries, fault.begun, fault.well + SETTLE)) for fault in course.happened
+    ]
+    complaints += complaints_of(course, rows, named=options.faults not in ("all", "quick"))
+    told = evidence.summary(ledger.entries, workload, probes, options.seed)
+    text = report.page(rows, told, complaints, course.left_out, "chaos.svg")
     (options.output / "chaos.md").write_text(text, encoding="utf-8")
+    (options.output / "chaos.svg").write_text(report.timeline(ledger.entries, course.happened), encoding="utf-8")
     print(f"\n{text}\n{options.output}/chaos.md, chaos.svg, ledger.jsonl")
+    clean_up(nodes, probes)
+    return 1 if complaints else 0
+
+
+def judge(nodes: Nodes, ledger: Ledger, workload: writers.Workload, probes: Probes) -> list[str]:
+    """What the database says against what the clients were told."""
+    try:
+        seen = evidence.gather(nodes, ledger, workload, probes)
+    except Exception as error:
+        return [f"the cluster could not be judged: {' '.join(str(error).split())}"]
+    return checker.verdict(seen, accounts=writers.ACCOUNTS, balance=writers.BALANCE)
+
+
+def clean_up(nodes: Nodes, probes: Probes) -> None:
+    """Leave no table behind."""
     try:
         probes.remove()
         writers.ask(nodes.dsn, "DROP SCHEMA IF EXISTS chaos CASCADE")
-    except (psycopg2.Error, LookupError) as error:
-        print(f"The schema chaos is still there: {error}", file=sys.stderr)
-    return 1 if complaints else 0
+    except (psycopg2.Error, LookupError, DidNotHappen) as error:
+        print(f"The schema chaos or a table chaos_probe is still there: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

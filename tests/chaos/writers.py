@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import psycopg2
-from checker import Read
+from checker import Read, Transfer
 from ledger import Entry, Kind, Ledger, Outcome
 
 ACCOUNTS = 100
@@ -30,7 +30,7 @@ SETUP = (
     "SELECT create_distributed_table('chaos.writes', 'bucket', shard_count => 16)",
     "CREATE TABLE chaos.accounts (account int PRIMARY KEY, balance bigint NOT NULL)",
     "SELECT create_distributed_table('chaos.accounts', 'account', shard_count => 16)",
-    "CREATE TABLE chaos.transfers (account int, key bigint, PRIMARY KEY (account, key))",
+    "CREATE TABLE chaos.transfers (account int, key bigint, target int, amount bigint, PRIMARY KEY (account, key))",
     "SELECT create_distributed_table('chaos.transfers', 'account', colocate_with => 'chaos.accounts')",
     "CREATE TABLE chaos.reference (key bigint PRIMARY KEY)",
     "SELECT create_reference_table('chaos.reference')",
@@ -59,7 +59,10 @@ NOT_COMMITTED = ("23", "25", "40", "53", "55")
 
 
 def outcome_of(error: psycopg2.Error, sent: bool) -> Outcome:
-    """What a client knows after an error. What is not certain is unknown."""
+    """What a client knows after an error. What is not certain is unknown.
+
+    :param sent: whether it had sent what commits.
+    """
     if not sent:
         return Outcome.FAILED
     return Outcome.FAILED if (error.pgcode or "")[:2] in NOT_COMMITTED else Outcome.UNKNOWN
@@ -71,6 +74,8 @@ class Client:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._connection: Any = None
+        self.sent = False
+        """Whether what commits the write was sent: after that an error says little."""
 
     def connection(self) -> Any:
         """An open connection. Silence of the pooler for ten seconds breaks it."""
@@ -111,6 +116,8 @@ class Workload:
         self._due: queue.Queue[tuple[float, Kind, int, int] | None] = queue.Queue()
         self._stop = threading.Event()
         self.reads: list[Read] = []
+        self.unread = 0
+        """Reads of the total that failed, or would have had to wait for a transfer in doubt."""
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _number in range(clients)]
         self._pace = threading.Thread(target=self._plan, daemon=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -159,17 +166,13 @@ class Workload:
     def _attempt(self, client: Client, planned: float, kind: Kind, first: int, second: int) -> None:
         key = self._ledger.new_key()
         begun = time.time()
-        sent = False
+        client.sent = False
         error = ""
         try:
-            connection = client.connection()
-            sent = True
-            {Kind.WRITE: _write, Kind.TRANSFER: _transfer, Kind.REFERENCE: _reference}[kind](
-                connection, key, first, second
-            )
+            {Kind.WRITE: _write, Kind.TRANSFER: _transfer, Kind.REFERENCE: _reference}[kind](client, key, first, second)
             outcome = Outcome.UNKNOWN if client.warned() else Outcome.OK
         except psycopg2.Error as problem:
-            outcome = outcome_of(problem, sent)
+            outcome = outcome_of(problem, client.sent)
             error = f"{problem.pgcode or ''} {' '.join(str(problem).split())}".strip()[:300]
             client.drop()
         group = self._groups[first] if kind is Kind.WRITE else -1
@@ -183,6 +186,7 @@ class Workload:
             try:
                 self.reads.append(Read(time.time(), total_of_accounts(client)))
             except psycopg2.Error:  # the next one will tell
+                self.unread += 1
                 client.drop()
         client.drop()
 
@@ -196,25 +200,33 @@ def total_of_accounts(client: Client) -> int:
         return int(cursor.fetchone()[0])
 
 
-def _write(connection: Any, key: int, bucket: int, _unused: int) -> None:
+def _write(client: Client, key: int, bucket: int, _unused: int) -> None:
+    _insert(client, "INSERT INTO chaos.writes (bucket, key) VALUES (%s, %s)", (bucket, key))
+
+
+def _reference(client: Client, key: int, _first: int, _second: int) -> None:
+    _insert(client, "INSERT INTO chaos.reference (key) VALUES (%s)", (key,))
+
+
+def _insert(client: Client, statement: str, values: tuple[int, ...]) -> None:
+    connection = client.connection()
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute("INSERT INTO chaos.writes (bucket, key) VALUES (%s, %s)", (bucket, key))
+        client.sent = True
+        cursor.execute(statement, values)
 
 
-def _transfer(connection: Any, key: int, first: int, second: int) -> None:
+def _transfer(client: Client, key: int, first: int, second: int) -> None:
+    connection = client.connection()
     connection.autocommit = False
-    amount = 1 if key % 2 else -1
-    with connection, connection.cursor() as cursor:
+    # Different ones, so that two halves that were lost do not make up for each other.
+    amount = 1 + key % 97
+    with connection.cursor() as cursor:
         for account, change in ((first, -amount), (second, amount)):
             cursor.execute("UPDATE chaos.accounts SET balance = balance + %s WHERE account = %s", (change, account))
-        cursor.execute("INSERT INTO chaos.transfers (account, key) VALUES (%s, %s)", (first, key))
-
-
-def _reference(connection: Any, key: int, _first: int, _second: int) -> None:
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute("INSERT INTO chaos.reference (key) VALUES (%s)", (key,))
+        cursor.execute("INSERT INTO chaos.transfers VALUES (%s, %s, %s, %s)", (first, key, second, amount))
+    client.sent = True
+    connection.commit()
 
 
 def ask(dsn: str, *statements: str) -> list[tuple[Any, ...]]:
@@ -246,6 +258,17 @@ def prepare(dsn: str) -> dict[int, int]:
 def stored(dsn: str) -> dict[Kind, list[int]]:
     """The keys that are there, by kind."""
     return {kind: [int(key) for (key,) in ask(dsn, statement)] for kind, statement in STORED.items()}
+
+
+def balances(dsn: str) -> dict[int, int]:
+    """What each account has."""
+    return {int(account): int(balance) for account, balance in ask(dsn, "SELECT account, balance FROM chaos.accounts")}
+
+
+def transfers(dsn: str) -> list[Transfer]:
+    """The transfers that are there."""
+    rows = ask(dsn, "SELECT key, account, target, amount FROM chaos.transfers")
+    return [Transfer(*(int(value) for value in row)) for row in rows]
 
 
 def on_every_node(dsn: str, statement: str) -> dict[str, str]:
