@@ -14,7 +14,12 @@ from typing import Any
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import subnet_remedy, unreachable_remedy
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.system import container_watchdog_remedy, limit_remedy
-from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import Inventory, Node, has_own_network
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.topology_nodes import (
+    Inventory,
+    Node,
+    addresses,
+    has_own_network,
+)
 
 # What the roles themselves set for later plays.
 FACTS = {
@@ -156,18 +161,23 @@ def _check_addresses(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterabl
         if remedy := subnet_remedy(subnet):
             yield Finding("inventory", "service_docker_subnet", subnet, remedy)
     alone = len({node.machine for node in nodes.values()}) == 1
-    seen: dict[str, Node] = {}
-    for node in (node for node in nodes.values() if node.ip):
-        other = seen.setdefault(node.ip, node)
-        if other is not node and (node.own_network or other.machine != node.machine):
-            yield Finding(
-                node.name,
-                "service_ip",
-                node.ip,
-                f"{other.name} has the same address: set service_ip for one of the two."
-                + (" A machine that systemd runs carries one node." if node.system else ""),
-            )
-        remedy = None if node.own_network else unreachable_remedy(node.ip, alone=alone)
+    seen: dict[str, tuple[str, Node]] = {}
+    for node in nodes.values():
+        for name, ip in addresses(inventory, node).items():
+            other, owner = seen.setdefault(ip, (name, node))
+            if other != name and (node.own_network or owner.machine != node.machine):
+                yield Finding(
+                    node.name,
+                    "service_ip",
+                    ip,
+                    f"{name} and {other} have the same address: set service_ip for {node.name} or {owner.name}"
+                    + (
+                        ". A machine that systemd runs carries one node."
+                        if node.system
+                        else ", or give one another name, or choose a larger service_docker_subnet."
+                    ),
+                )
+        remedy = unreachable_remedy(node.ip, alone=alone) if node.ip and not node.own_network else None
         if remedy:
             variable = "service_ip" if inventory.get(node.name, "service_ip") else "ansible_host"
             yield Finding(node.name, variable, node.address, remedy)

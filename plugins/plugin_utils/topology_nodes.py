@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible.module_utils.common.text.formatters import human_to_bytes
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import literal, subnet_remedy
+from ansible_collections.citus_ha.cluster.plugins.plugin_utils.addresses import endpoint, literal, subnet_remedy
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.system import demands
 
 # What an inventory host can be. The group decides; a host is exactly one of them.
@@ -38,47 +38,59 @@ LOOPBACK_TOO = {"postgres_port", "pgbouncer_port", "haproxy_primary_port", "hapr
 # The process that a kind of node is, and what runs beside it by the end of its name. The variables that limit memory
 # and CPU are named after them.
 PROCESS = {"etcd": "etcd", "postgres": "postgres", "pooler": "pgbouncer"}
+# What a node says of where it answers, by the variable of the port.
+URLS = {"etcd_client": "etcd_client_port", "etcd_peer": "etcd_peer_port", "patroni": "postgres_patroni_port"}
 BESIDE = {"lease": "postgres_lease", "haproxy": "haproxy"}
 
 
 @dataclass
 class Node:
-    """One inventory host as the other nodes see it.
-
-    ``address`` is the name or address that others connect to, ``ip`` the address that they see its connections come
-    from (never a name: ``Inventory.resolve`` knows that of one), ``machine`` what its ports and memory are shared on,
-    ``own_network`` whether all addresses of its network are its own. ``become`` says whether tasks have to become the
-    service's user: in a container they are it already. ``beside`` are the processes beside the node's own, by the end
-    of their names. ``memory`` is the sum of the limits of all of them in bytes, ``cpus`` the largest, both 0 without
-    any. ``published`` are the ports that the node takes on its
-    machine: ``address``, ``port`` and the ``variable`` that says so. ``proxy_address`` and ``proxy_ip`` are the same
-    for the HAProxy beside a pooler, and ``client`` says how clients outside reach both: ``address``, ``pooler``,
-    ``primary`` and ``standby`` (ports). ``system`` is what the node needs of its machine's operating system: the names
-    of kernel parameters (``sysctl``), a device (``watchdog``, empty for none) and ``time_check``; empty in Docker.
-    ``repository`` is where its packages of PostgreSQL come from.
-    """
+    """One inventory host as the other nodes see it."""
 
     name: str
     kind: str
+    """``etcd``, ``postgres`` or ``pooler``."""
     group: str
+    """Of a worker its replication group, else the inventory's group."""
     machine: str
+    """What its ports and memory are shared on."""
     address: str
+    """The name or address that others connect to."""
     ip: str
+    """The address that they see its connections come from; never a name: ``Inventory.resolve`` knows that of one."""
     become: bool
+    """Whether tasks have to become the service's user: in a container they are it already."""
     own_network: bool
+    """Whether all addresses of its network are its own."""
     ports: dict[str, int] = field(default_factory=dict)
+    """The ports that it listens on, by variable."""
+    urls: dict[str, str] = field(default_factory=dict)
+    """Where its ``etcd_client``, ``etcd_peer`` and ``patroni`` answer the other nodes."""
     beside: list[str] = field(default_factory=list)
+    """The processes beside the node's own, by the end of their names."""
+    processes: list[str] = field(default_factory=list)
+    """All of its processes, by what their variables begin with."""
     memory: int = 0
+    """The sum of their limits in bytes; 0 without any."""
     cpus: float = 0
+    """The largest of their limits; 0 without any."""
     published: list[dict[str, Any]] = field(default_factory=list)
+    """The ports that it takes on its machine: ``address``, ``port``, and the ``variable`` that says so."""
     citus_group: int | None = None
     manager: str | None = None
+    """Of a server, ``patroni`` or ``none``."""
     initial_primary: bool = False
     proxy_address: str | None = None
+    """As ``address``, of the HAProxy beside a pooler."""
     proxy_ip: str | None = None
+    """As ``ip``, of the HAProxy beside a pooler."""
     client: dict[str, Any] | None = None
+    """How clients outside reach a pooler: ``address``, and the ports ``pooler``, ``primary`` and ``standby``."""
     system: dict[str, Any] = field(default_factory=dict)
+    """What it needs of its machine's operating system: names of kernel parameters (``sysctl``), a device (``watchdog``,
+    empty for none) and ``time_check``; empty in Docker."""
     repository: str = ""
+    """Where its packages of PostgreSQL come from."""
 
     @property
     def names(self) -> list[str]:
@@ -196,12 +208,19 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         roles = {h: inventory.get(h, "postgres_initial_role") for h in siblings}
         candidates = [h for role in ("primary", "") for h in siblings if roles[h] == role]
         node.initial_primary = group == "standalone" or bool(candidates and candidates[0] == host)
-        # A server that is alone has nobody who could lead instead.
-        if node.manager == "patroni" and len(siblings) > 1 and boolean(inventory.get(host, "postgres_lease_keeper")):
+        # Not where nobody could lead instead, nor where a server that crashed shall have the time to start again.
+        replaced = len(siblings) > 1 and int(inventory.get(host, "postgres_primary_start_timeout")) == 0
+        if node.manager == "patroni" and replaced and boolean(inventory.get(host, "postgres_lease_keeper")):
             node.beside = ["lease"]
-    processes = [PROCESS[kind], *(BESIDE[name] for name in node.beside)]
-    node.memory = sum(_bytes(inventory.get(host, f"{process}_memory")) for process in processes)
-    node.cpus = max(_cpus(inventory.get(host, f"{process}_cpus")) for process in processes)
+    scheme = "https" if boolean(inventory.get(host, "cluster_control_plane_tls")) else "http"
+    node.urls = {
+        name: f"{scheme}://{endpoint(node.address, node.ports[port])}"
+        for name, port in URLS.items()
+        if port in node.ports
+    }
+    node.processes = [PROCESS[kind], *(BESIDE[name] for name in node.beside)]
+    node.memory = sum(_bytes(inventory.get(host, f"{process}_memory")) for process in node.processes)
+    node.cpus = max(_cpus(inventory.get(host, f"{process}_cpus")) for process in node.processes)
     if not docker:
         node.system = demands(lambda variable: inventory.get(host, variable), node.manager)
     if on_bridge:
@@ -221,6 +240,13 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
             for address in _listen_addresses(name, node.ip)
         ]
     return node
+
+
+def addresses(inventory: Inventory, node: Node) -> dict[str, str]:
+    """The address of each process of a node by its name; those beside it have their own in a network of containers."""
+    beside = [f"{node.name}-{process}" for process in node.beside] if node.own_network else []
+    made = {node.name: node.ip} | {name: _container_ip(inventory, name, node.name) for name in beside}
+    return {name: ip for name, ip in made.items() if ip}
 
 
 def _container_ip(inventory: Inventory, name: str, host: str | None = None) -> str:

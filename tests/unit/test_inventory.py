@@ -27,9 +27,11 @@ NAMELESS = "south-1.localhost"
 RESOLVED = {NAMELESS: "2001:db8::51"}
 
 
-def described(resolve: dict[str, str] | None = None) -> tuple[dict[str, Any], list[Finding]]:
+def described(
+    resolve: dict[str, str] | None = None, inventory: Path = INVENTORY
+) -> tuple[dict[str, Any], list[Finding]]:
     """The inventory as Ansible reads it, described."""
-    manager = InventoryManager(loader=DataLoader(), sources=[str(INVENTORY)])
+    manager = InventoryManager(loader=DataLoader(), sources=[str(inventory)])
     groups = {name: [str(host) for host in group.get_hosts()] for name, group in manager.groups.items()}
     variables = VariableManager(loader=DataLoader(), inventory=manager)
     hostvars = {str(host): variables.get_vars(host=host) for host in manager.get_hosts()}
@@ -55,6 +57,20 @@ def test_it_is_the_topology_that_it_describes() -> None:
     assert made["nodes"]["registry-d.example.com"]["ip"] == "2001:db8::14", "as everybody writes it"
 
 
+def test_the_inventory_of_the_readme_is_a_cluster(tmp_path: Path) -> None:
+    readme = (INVENTORY.parents[3] / "README.md").read_text(encoding="utf-8")
+    text = re.search(r"```yaml\n(all:\n.*?)```", readme, re.DOTALL)
+    assert text
+    (tmp_path / "hosts.yml").write_text(text[1], encoding="utf-8")
+    made, found = described(inventory=tmp_path / "hosts.yml")
+    assert found == []
+    assert {name: node["group"] for name, node in made["nodes"].items()} == {
+        **{f"etcd-{number}": "etcd" for number in (1, 2, 3)},
+        **{f"{group}-{number}": group for group in ("coordinator", "worker1") for number in (1, 2)},
+        "pgbouncer-1": "pgbouncer",
+    }
+
+
 def test_a_host_without_an_address_is_reached_by_its_name() -> None:
     node = described()[0]["nodes"][NAMELESS]
     assert (node["address"], node["ip"]) == (NAMELESS, "2001:db8::51")
@@ -67,7 +83,7 @@ def test_a_host_without_an_address_is_reached_by_its_name() -> None:
         ({}, "does not resolve on the controller. Set service_ip"),
         ({NAMELESS: "127.0.1.1"}, "on the controller that is 127.0.1.1, where no other machine reaches it"),
         ({NAMELESS: "fe80::1"}, "link-local"),
-        ({NAMELESS: "2001:db8::52"}, "has the same address"),
+        ({NAMELESS: "2001:db8::52"}, "have the same address"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_refused(resolved: dict[str, str], words: str) -> None:

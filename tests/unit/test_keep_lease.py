@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).resolve().parents[2] / "roles/postgres/files/keep_lease.py"
+TTL = "6"
 # What of Patroni the program uses, with a registry that is a folder: the file "leader" says who leads and by which
-# lease, "pause" that the group is in maintenance, and "revoked" gets what was given up.
+# lease, "pause" that the group is in maintenance, "stuck" that Patroni's library waits, and "revoked" gets what was
+# given up.
 CONFIG = """
 class Config:
     def __init__(self, folder):
@@ -27,6 +30,7 @@ class Config:
         return {"name": "worker1-1", "folder": self.folder}
 """
 DCS = """
+import time
 from pathlib import Path
 from types import SimpleNamespace as Some
 class Registry:
@@ -42,6 +46,9 @@ class Registry:
             file.write(f"{method} {fields['ID']}\\n")
 def get_dcs(settings):
     assert settings["patronictl"] is True
+    (Path(settings["folder"]) / "asked").touch()
+    while (Path(settings["folder"]) / "stuck").exists():
+        time.sleep(0.1)
     return Registry(Path(settings["folder"]))
 """
 
@@ -97,7 +104,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     (library / "patroni/dcs.py").write_text(DCS)
     made = Server(folder)
     environment = {**os.environ, "PYTHONPATH": str(library)}
-    keeper = subprocess.Popen([sys.executable, str(PROGRAM), str(folder)], env=environment)
+    keeper = subprocess.Popen([sys.executable, str(PROGRAM), str(folder), TTL], env=environment)
     try:
         yield made
         keeper.terminate()
@@ -186,6 +193,43 @@ def test_a_registry_that_does_not_answer_is_asked_again(server: Server) -> None:
     process.kill()
     assert never(lambda: server.revoked() != "")
     (server.folder / "away").rename(server.folder / "leader")
+    assert soon(lambda: server.revoked() == "/lease/revoke 17\n")
+
+
+def test_a_server_is_never_kept_from_starting_for_long(server: Server) -> None:
+    """Patroni's library waits for the registry for ever."""
+    process = server.start()
+    watched(server)
+    (server.folder / "stuck").touch()
+    process.kill()
+    process.wait(10)
+    assert soon((server.folder / "asked").exists)
+    assert not server.free()
+    assert within(15, server.free)
+
+
+def test_it_ends_trying_when_a_lease_has_run_out(server: Server) -> None:
+    process = server.start()
+    watched(server)
+    (server.folder / "leader").rename(server.folder / "away")
+    process.kill()
+    assert not within(float(TTL) + 2, lambda: server.revoked() != "")
+    (server.folder / "away").rename(server.folder / "leader")
+    assert never(lambda: server.revoked() != "")
+
+
+def test_a_folder_that_was_replaced_says_nothing_of_the_server(server: Server) -> None:
+    """It may have been started with the new one, whose lock is another."""
+    process = server.start()
+    watched(server)
+    old = server.folder.rename(server.folder.with_name("old"))
+    shutil.copytree(old, server.folder)
+    process.kill()
+    process.wait(10)
+    assert never(lambda: server.revoked() != "")
+    process = server.start()
+    watched(server)
+    process.kill()
     assert soon(lambda: server.revoked() == "/lease/revoke 17\n")
 
 
