@@ -56,6 +56,12 @@ options:
       group:
         description: Group of this file and of the folders that are made for it, where it is another one.
         type: str
+  pending:
+    description:
+      - Absolute path on the node of a file in which changed files are remembered, for a process that has to be told of
+        them, until somebody removes it. A run that ended in between leaves the telling to the next, which finds them
+        among RV(changed_files). Where none of the files was there before, there is nobody to be told.
+    type: str
   secrets:
     description:
       - Contents of files that nobody shall see, by O(files[].path). They appear in no output, in no diff, and not in
@@ -86,10 +92,15 @@ changed_files:
   elements: str
   returned: success
   sample: [/etc/citus_ha/haproxy/haproxy.cfg]
+pending:
+  description: Whether O(pending) is there, to be removed when the process has been told.
+  type: bool
+  returned: success
 """
 
 import difflib
 import grp
+import json
 import os
 import pwd
 import stat
@@ -225,6 +236,17 @@ def number(name: str, look_up: Any, kind: str, may_be_missing: bool) -> int:
         ) from error
 
 
+def remembered(path: str) -> list[str]:
+    """The files of which an earlier run should have told the process, and did not."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [str(name) for name in json.load(file)]
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise CitusHaError(f"{path} is no list of files: {error}.", "Remove it, and restart the process.") from error
+
+
 def refuse_unclear(files: Iterable[dict[str, Any]], secrets: dict[str, str]) -> None:
     """Each file that shall be there has one content, and each secret is a file's."""
     paths = {file["path"] for file in files}
@@ -247,6 +269,9 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     changed, differences = [], []
     to_write: list[tuple[str, FileState]] = []
     to_remove: list[str] = []
+    pending = params["root"] + params["pending"] if params["pending"] else ""
+    forgotten = remembered(pending) if pending else []
+    is_new = True
     for file in params["files"]:
         path = params["root"] + file["path"]
         gid = number(file["group"], grp.getgrnam, "group", missing_ok) if file["group"] else default_gid
@@ -254,6 +279,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         content = params["secrets"][file["path"]] if secret else file["content"]
         desired = FileState(content, int(file["mode"], 8), uid, gid) if file["state"] == "present" else ABSENT
         before = observe(path)
+        is_new = is_new and before == ABSENT
         if before == desired:
             continue
         changed.append(file["path"])
@@ -262,6 +288,13 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             to_remove.append(path)
         else:
             to_write.append((path, desired))
+    for path in forgotten:
+        if path not in changed:
+            changed.append(path)
+            differences.append(f"{path}: changed by a run that has told nobody")
+    remembers = bool(pending) and bool(changed) and not is_new
+    if remembers:
+        to_write.insert(0, (pending, FileState(json.dumps(changed), 0o600, uid, default_gid)))
     if not module.check_mode:
         for path, desired in to_write:
             try:
@@ -275,6 +308,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return {
         "changed": bool(changed),
         "changed_files": changed,
+        "pending": remembers,
         "diff": [{"prepared": text + "\n"} for text in differences],
     }
 
@@ -287,6 +321,7 @@ def main() -> None:
                 "root": {"type": "str", "default": ""},
                 "owner": {"type": "str"},
                 "group": {"type": "str"},
+                "pending": {"type": "str"},
                 "files": {
                     "type": "list",
                     "elements": "dict",

@@ -49,7 +49,9 @@ def written(check_mode: bool = False, **file: Any) -> dict[str, Any]:
     """What the module returns for one file."""
     defaults = {"state": "present", "content": None, "mode": "0640", "group": None}
     secrets = {file["path"]: file.pop("secret")} if "secret" in file else {}
-    params = {"root": "", "owner": None, "group": None, "files": [{**defaults, **file}], "secrets": secrets}
+    pending = file.pop("pending", None)
+    params = {"root": "", "owner": None, "group": None, "pending": pending, "secrets": secrets}
+    params["files"] = [{**defaults, **file}]
     return node_files.work(SimpleNamespace(params=params, check_mode=check_mode))  # type: ignore[arg-type]
 
 
@@ -65,6 +67,26 @@ def test_a_file_goes_away_again(tmp_path: Path) -> None:
     assert removed == predicted
     assert removed["changed_files"] == [str(path)] and "-vm.swappiness = 1" in removed["diff"][0]["prepared"]
     assert not written(path=str(path), state="absent")["changed"]
+
+
+def test_a_run_that_ended_before_it_told_the_process_is_finished_by_the_next(tmp_path: Path) -> None:
+    path, pending = tmp_path / "haproxy.cfg", tmp_path / "haproxy.pending"
+    first = written(path=str(path), content="1", pending=str(pending))
+    assert first["changed"] and not first["pending"] and not pending.exists(), "nobody has read it yet"
+    second = written(path=str(path), content="2", pending=str(pending))
+    assert second["pending"] and pending.exists()
+    # Nobody removes it: the run ends here.
+    for check_mode in (True, False):
+        again = written(path=str(path), content="2", pending=str(pending), check_mode=check_mode)
+        assert again["changed_files"] == [str(path)] and again["changed"]
+    pending.unlink()
+    assert not written(path=str(path), content="2", pending=str(pending))["changed"]
+
+
+def test_a_list_of_files_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "pending").write_text("[", encoding="utf-8")
+    with pytest.raises(CitusHaError, match=r"pending is no list of files: .* Remove it, and restart the process\."):
+        written(path=str(tmp_path / "file"), content="1", pending=str(tmp_path / "pending"))
 
 
 def test_a_secret_is_in_no_diff(tmp_path: Path) -> None:
