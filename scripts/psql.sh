@@ -11,7 +11,10 @@ if command -v psql >/dev/null; then
     exec psql "$uri" "$@"
 fi
 
-image=$(docker ps --filter label=io.citus_ha.cluster --format '{{.Image}}' | head -n 1)
+image=
+if command -v docker >/dev/null; then
+    image=$(docker ps --filter label=io.citus_ha.cluster --format '{{.Image}}' | head -n 1)
+fi
 if [[ -z $image ]]; then
     echo "No psql on this machine, nor a node to borrow it from: apt-get install postgresql-client" >&2
     exit 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,22 @@ COLLECTIONS = REPOSITORY / ".collections"
 
 if str(COLLECTIONS) not in sys.path:
     sys.path.insert(0, str(COLLECTIONS))
+
+
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Remember what ``-m "not slow"`` leaves out."""
+    for item in items:
+        counts = item.config.stash.setdefault(LEFT_OUT, Counter())
+        counts[str(item.path.relative_to(REPOSITORY))] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say it."""
+    for path, count in sorted(config.stash.get(LEFT_OUT, Counter()).items()):
+        terminalreporter.write_line(f"left out: {count} in {path}")
 
 
 @pytest.fixture(scope="session")

@@ -19,15 +19,17 @@ def text_table(rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
 def health_row(
     host: str, nodes: dict[str, dict[str, Any]], members: list[dict[str, Any]], hostvars: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """One line of the health table: what the node is, its role now, and whether something is wrong with it."""
+    """One line of the health table: what the node is, its role, timeline and lag now, and whether something is wrong.
+
+    ``members`` are the servers as Patroni, or those without it themselves, describe them.
+    """
     node = nodes[host]
     member: dict[str, Any] = next((entry for entry in members if entry["name"] == host), {})
-    fixed_role = ("primary" if node["initial_primary"] else "standby") if node["manager"] == "none" else ""
     return {
         "node": host,
         "kind": node["kind"],
         "group": node["group"],
-        "role": member.get("role", fixed_role),
+        **{key: member.get(key) for key in ("role", "timeline", "lag")},
         "health": "PROBLEM" if hostvars[host].get("__status_found", ["not judged"]) else "ok",
     }
 

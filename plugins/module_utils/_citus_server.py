@@ -35,11 +35,6 @@ class Server:
     group: int | None
     coordinator: str
 
-    @property
-    def is_coordinator(self) -> bool:
-        """Whether this is the server that may change Citus' metadata."""
-        return self.group == COORDINATOR_GROUP and not self.in_recovery
-
 
 def library_version(citus_version: str, extversion: str) -> str:
     """The dotted number in ``citus_version()``; that of the extension when there is none.

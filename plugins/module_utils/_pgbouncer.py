@@ -99,6 +99,17 @@ class Console:
                 counted[pool["database"], pool["user"]] = sum(pool[state] for state in open_ones)
         return counted
 
+    def refuse_if_paused(self) -> None:
+        """Two that hold clients would let them go while the other still needs them.
+
+        :raises Refused: it is paused.
+        """
+        if self.is_paused():
+            raise Refused(
+                "PgBouncer is paused already: another switchover runs, or somebody said PAUSE. Nothing was changed.",
+                "Wait for it, or say RESUME on its admin console.",
+            )
+
     @contextmanager
     def paused(self, drain_timeout: float, limit: float) -> Iterator[None]:
         """PAUSE while the block runs. Clients are waiting from here on, and go on at its end, whatever happens.
@@ -108,11 +119,7 @@ class Console:
 
         :raises TimedOut: transactions were still open after ``drain_timeout`` seconds.
         """
-        if self.is_paused():
-            raise Refused(
-                "PgBouncer is paused already: another switchover runs, or somebody said PAUSE. Nothing was changed.",
-                "Wait for it, or say RESUME on its admin console.",
-            )
+        self.refuse_if_paused()
         with _guard(self.resume, limit) as dismiss:
             try:
                 self._pause(drain_timeout)

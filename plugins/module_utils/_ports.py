@@ -17,8 +17,19 @@ PORT_OPTIONS: dict[str, Any] = {
 }
 
 
+def is_here(address: str) -> bool:
+    """Whether a process of this machine may listen there: the address is its own, or the kernel does not mind."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
 def is_taken(address: str, port: int) -> bool:
-    """Whether listening there fails because somebody else does; an address this machine lacks is not our question."""
+    """Whether listening there fails because somebody else does; see :func:`is_here` for what this machine lacks."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # Connections of a program that has ended do not count.

@@ -72,7 +72,10 @@ def make_conninfo(parts: Mapping[str, Any], name: str) -> str:
     try:
         return str(psycopg2.extensions.make_dsn(**values, application_name=name))
     except (psycopg2.Error, TypeError, ValueError) as error:
-        raise InvalidInput(f"primary_conninfo is not valid: {' '.join(str(error).split())}") from error
+        raise InvalidInput(
+            f"primary_conninfo is not valid: {' '.join(str(error).split())}.",
+            "Give it as libpq takes it, such as host=10.0.0.21 port=5432 user=replicator.",
+        ) from error
 
 
 def same_conninfo(left: str, right: str) -> bool:

@@ -124,7 +124,9 @@ def limitation(member: Member, leader: Member, config: Mapping[str, Any], max_la
         return "it is tagged nofailover"
     if is_synchronous(config) and member.role not in SYNC_ROLES:
         return "it is an asynchronous standby in synchronous mode"
-    if member.lag is not None and member.lag > max_lag:
+    if member.lag is None:
+        return "its lag is not known yet"
+    if member.lag > max_lag:
         return f"it lags {member.lag} bytes (max_lag is {max_lag})"
     return None
 

@@ -46,3 +46,9 @@ def wait_for(
             )
         sleep(min(interval, max(0.0, deadline - clock())))
         interval = min(interval * 2, longest_interval)
+
+
+def wait_until(moment: float | None) -> None:
+    """Begin together with others, at a time of the clock. One that is wrong costs ten seconds at most."""
+    if moment is not None:
+        time.sleep(min(max(0.0, moment - time.time()), 10))

@@ -135,7 +135,7 @@ from contextlib import suppress
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.citus_ha.cluster.plugins.module_utils._ports import PORT_OPTIONS, is_taken
+from ansible_collections.citus_ha.cluster.plugins.module_utils._ports import PORT_OPTIONS, is_here, is_taken
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
 
 OWNER_FILE = "cluster.json"
@@ -268,6 +268,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             for entry in params["ports"]
             if entry["port"] not in ours and is_taken(entry["address"], entry["port"])
         ],
+        "missing_addresses": sorted({entry["address"] for entry in params["ports"] if not is_here(entry["address"])}),
         "used_units": [unit for unit in params["package_units"] if is_used(unit)],
     }
 

@@ -158,6 +158,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster 
 from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_wait import wait_for_answer
 from ansible_collections.citus_ha.cluster.plugins.module_utils._pgbouncer import Console, leads_steadily, where_it_leads
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
+from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_until
 
 # The leader's half may begin a little later than a pooler's, and waits as long for transactions.
 STEP_DOWN_GRACE = 5
@@ -193,7 +194,7 @@ def lead(module: AnsibleModule) -> dict[str, Any]:
         entrance = _switchover.Entrance(params["socket_dir"], params["socket_port"])
         with entrance.alone():
             if params["poolers"]:
-                _wait_until(params["start_at"])
+                wait_until(params["start_at"])
                 entrance.wait_for_silence(params["poolers"], params["drain_timeout"])
             begun = time.monotonic()
             client.switchover(str(todo.leader), todo.candidate, timeout=params["wait_timeout"])
@@ -233,11 +234,7 @@ def hold(module: AnsibleModule) -> dict[str, Any]:
     result: dict[str, Any] = {"changed": False, "leader": old, "new_leader": None}
     if _leader_of(client) != old:
         return result
-    if console.is_paused():
-        raise Refused(
-            "PgBouncer is paused already: another switchover runs, or somebody said PAUSE. Nothing was changed.",
-            "Wait for it, or say RESUME on its admin console.",
-        )
+    console.refuse_if_paused()
     if target:
         _refuse_another_target(target, old)
     apis = _apis(client, params["candidate"])
@@ -246,7 +243,7 @@ def hold(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         return {**result, "changed": True}
     console.log_in_again()
-    _wait_until(params["start_at"])
+    wait_until(params["start_at"])
     begun = time.monotonic()
     with console.paused(params["drain_timeout"], params["wait_timeout"]):
         result["new_leader"] = _follow(apis, params, old, target, begun)
@@ -308,12 +305,6 @@ def _follow(
         f"There was no new leader for {old}'s clients within {params['wait_timeout']} seconds. They go on.",
         "Look at `patronictl list`, and at HAProxy beside this pooler.",
     )
-
-
-def _wait_until(moment: float | None) -> None:
-    """Begin together with the other halves. A clock that is wrong costs ten seconds at most."""
-    if moment is not None:
-        time.sleep(min(max(0.0, moment - time.time()), 10))
 
 
 def _leader_of(client: _patroni.Client) -> str | None:

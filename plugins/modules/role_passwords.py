@@ -139,7 +139,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils import _connectio
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, Refused
 from ansible_collections.citus_ha.cluster.plugins.module_utils._pgbouncer import Console, login
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
-from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
+from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for, wait_until
 
 # A pooler's half may begin a little later than the server's, on a machine that is busy.
 POOLERS_GRACE = 1.0
@@ -202,7 +202,7 @@ def serve(module: AnsibleModule) -> dict[str, Any]:
         if not roles or module.check_mode:
             return result
         if params["poolers"]:
-            _wait_until(params["start_at"])
+            wait_until(params["start_at"])
             time.sleep(POOLERS_GRACE)
             wait_for(
                 lambda: session.query(_POOLED, {"poolers": params["poolers"]}),
@@ -253,14 +253,10 @@ def pool(module: AnsibleModule) -> dict[str, Any]:
     result: dict[str, Any] = {"changed": bool(known), "roles": known}
     if not known or module.check_mode:
         return result
-    if params["hold"] and console.is_paused():
-        raise Refused(
-            "PgBouncer is paused already: a switchover runs, or somebody said PAUSE. Nothing was changed.",
-            "Wait for it, or say RESUME on its admin console.",
-        )
     if params["hold"]:
+        console.refuse_if_paused()
         console.log_in_again()
-    _wait_until(params["start_at"])
+    wait_until(params["start_at"])
     begun = time.monotonic()
     with console.paused(params["drain_timeout"], params["wait_timeout"]) if params["hold"] else nullcontext():
         # No more than is left before the guard lets clients go on
@@ -274,12 +270,6 @@ def pool(module: AnsibleModule) -> dict[str, Any]:
         )
         wait_for(lambda: lacking(ours), list, 5, "Waiting for PgBouncer to take the new passwords", remedy, 0.05, 0.2)
     return {**result, "seconds": round(time.monotonic() - begun, 3)}
-
-
-def _wait_until(moment: float | None) -> None:
-    """Begin together with the other halves. A clock that is wrong costs ten seconds at most."""
-    if moment is not None:
-        time.sleep(min(max(0.0, moment - time.time()), 10))
 
 
 def main() -> None:

@@ -48,6 +48,7 @@ def findings(seen: Mapping[str, Any], wanted: Wanted, clock_offset: float) -> li
         *_clock(clock_offset),
         *([CLOCK_IS_NOT_KEPT] if wanted.time_check == "require" and seen["clock_is_kept"] is False else []),
         *_system(seen),
+        *_addresses(seen),
         *_ports(seen),
         *_units(seen),
         *_data(seen, wanted),
@@ -124,6 +125,14 @@ def _system(seen: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"postgres_watchdog is required, and it has no device {device}. Set os_watchdog_module (softdog is in "
             "every kernel), set postgres_watchdog_device, or set postgres_watchdog: automatic."
+        )
+
+
+def _addresses(seen: Mapping[str, Any]) -> Iterable[str]:
+    for address in seen["missing_addresses"]:
+        yield (
+            f"it has no interface with the address {address}, where its processes are to listen. Set service_ip to the "
+            "address of its own that the other nodes reach it by."
         )
 
 

@@ -13,13 +13,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import artifact
 import psycopg2
 import pytest
 import yaml
+from ansible_collections.citus_ha.cluster.plugins.module_utils._lock import LOCK_CLASS
+from ansible_collections.citus_ha.cluster.plugins.module_utils._switchover import LOCK_SWITCHOVER
 from cluster import PREFIX, Again, Cluster, eventually
 from load import load
 
@@ -32,6 +37,8 @@ CHANGED = (
     "-e",
     "pgbouncer_default_pool_size=30",
 )
+TTL = 30
+"""``postgres_ttl`` of the default profile."""
 ASK = "SELECT event_type, count(*), count(DISTINCT user_id) FROM events GROUP BY 1 ORDER BY 1"
 
 
@@ -334,16 +341,123 @@ def test_a_standby_leads_by_force_and_the_first_members_lead_again(demo: Cluster
     assert demo.play("balance").succeeded().changed == {}
 
 
+@contextmanager
+def open_transaction(demo: Cluster, **parameters: Any) -> Iterator[None]:
+    """A client that has one, and can end it in peace when the block is over."""
+    client = demo.connect(**parameters)
+    try:
+        with client.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute("SELECT 1")
+            yield
+            cursor.execute("SELECT 2")
+            cursor.execute("COMMIT")
+    finally:
+        client.close()
+
+
+@contextmanager
+def paused_pooler(demo: Cluster) -> Iterator[None]:
+    """Somebody has said PAUSE."""
+    console = ("psql", "-XAtq", "-h", "/run/pgbouncer", "-p", "6432", "-U", "pgbouncer", "pgbouncer", "-c")
+    demo.inside("pgbouncer-1", *console, "PAUSE")
+    try:
+        yield
+    finally:
+        demo.inside("pgbouncer-1", *console, "RESUME")
+
+
+@contextmanager
+def another_switchover(demo: Cluster) -> Iterator[None]:
+    """A session that holds the lock of one."""
+    lock = f"SELECT pg_advisory_lock({LOCK_CLASS}, {LOCK_SWITCHOVER})"
+    psql = [
+        "psql",
+        "-h",
+        "/run/postgresql",
+        "-U",
+        "postgres",
+        "-d",
+        "postgres",
+        "-XAtq",
+        "-c",
+        lock,
+        "-c",
+        "\\echo held",
+    ]
+    command = ["docker", "exec", "-i", PREFIX + demo.leader("coordinator"), *psql, "-c", "SELECT pg_sleep(120)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        while "held" not in holder.stdout.readline():
+            assert holder.poll() is None
+        try:
+            yield
+        finally:
+            asleep = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(120)'"
+            demo.psql(demo.leader("coordinator"), asleep)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hindrance", "words"),
+    [
+        (open_transaction, "PgBouncer still had transactions open after 2 seconds, and goes on as before."),
+        (partial(open_transaction, port=25000), "Nobody was switched over and clients go on as before."),
+        (paused_pooler, "PgBouncer is paused already"),
+        (another_switchover, "Another switchover is running"),
+    ],
+    ids=["a client in a transaction", "a client past the pooler", "a paused pooler", "another switchover"],
+)
+def test_a_switchover_that_would_break_something_is_not_made(
+    demo: Cluster, hindrance: Callable[[Cluster], AbstractContextManager[None]], words: str
+) -> None:
+    leader = demo.leader("coordinator")
+    with hindrance(demo):
+        refused = demo.play("switchover", "-e", "group=coordinator", "-e", "operate_drain_timeout=2")
+        assert refused.code != 0 and words in " ".join(refused.output.split()), refused.tail
+    assert demo.leader("coordinator") == leader
+    assert demo.query("SELECT 1") == [(1,)], "no pooler is paused"
+
+
 @pytest.mark.slow
 def test_nobody_takes_over_during_maintenance(demo: Cluster) -> None:
+    leader = demo.leader("worker1")
+    standby = "worker1-1" if leader == "worker1-2" else "worker1-2"
     demo.play("pause", "-e", "group=worker1").succeeded()
     try:
         refused = demo.play("switchover", "-e", "group=worker1")
         assert refused.code != 0 and "is paused for maintenance" in " ".join(refused.output.split())
         assert demo.play("switchover", "-e", "group=worker2").succeeded().changed
+        demo.docker.containers.get(PREFIX + leader).kill()
+        time.sleep(TTL + 5)
+        assert demo.psql(standby, "SELECT pg_is_in_recovery()", database="postgres") == "t"
+        demo.docker.containers.get(PREFIX + leader).start()
     finally:
         demo.play("resume").succeeded()
+    eventually(lambda: healthy(demo), timeout=120)
+    assert demo.leader("worker1") == leader
     assert demo.play("switchover", "-e", "group=worker1").succeeded().changed
+
+
+@pytest.mark.slow
+def test_without_any_etcd_the_leaders_lead_on(demo: Cluster) -> None:
+    """Patroni's failsafe mode: longer than a lease lasts, and nobody notices."""
+    groups = ("coordinator", "worker1", "worker2")
+    timeline = "SELECT timeline_id FROM pg_control_checkpoint()"
+    before = {group: (demo.leader(group), demo.psql(demo.leader(group), timeline)) for group in groups}
+    members = [demo.docker.containers.get(f"{PREFIX}etcd-{number}") for number in (1, 2, 3)]
+    with load(demo) as seen:
+        for member in members:
+            member.kill()
+        try:
+            done = seen.done
+            time.sleep(TTL + 10)
+            assert seen.done > done + TTL, seen
+        finally:
+            for member in members:
+                member.start()
+    assert {group: (demo.leader(group), demo.psql(demo.leader(group), timeline)) for group in groups} == before
+    eventually(lambda: healthy(demo), timeout=120)
 
 
 @pytest.mark.slow
@@ -388,6 +502,17 @@ def test_what_was_changed_is_changed_once(demo: Cluster) -> None:
     assert demo.play("site", *CHANGED).succeeded().changed == {}
 
 
+@pytest.mark.slow
+def test_a_run_that_was_broken_off_is_finished_by_the_next(demo: Cluster) -> None:
+    """Between the configuration and the signal: the file that remembers it is what such a run leaves."""
+    node = f"{PREFIX}pgbouncer-1"
+    remembered = Path(f"/var/lib/citus_ha/citus_ha_test/{node}/etc/citus_ha/{node}.pending")
+    remembered.write_text(json.dumps(["/etc/citus_ha/pgbouncer/pgbouncer.ini"]), encoding="utf-8")
+    assert demo.play("site", *CHANGED).succeeded().changed.keys() == {node}
+    assert not remembered.exists()
+    assert demo.play("site", *CHANGED).succeeded().changed == {}
+
+
 def test_a_third_worker_group_takes_its_share(demo: Cluster) -> None:
     demo.play("rebalance").succeeded()
     shards = demo.query(
@@ -408,6 +533,8 @@ def test_stopped_and_started_the_data_is_kept(demo: Cluster) -> None:
 
 
 def test_destroy_leaves_nothing_behind(demo: Cluster) -> None:
+    part = demo.play("destroy", "-e", "confirm=yes", "--limit", f"{PREFIX}worker1-2")
+    assert part.code != 0 and "Run it without --limit. Nothing was changed." in " ".join(part.output.split())
     refused = demo.play("destroy")
     assert refused.code != 0 and "confirm=yes" in refused.output
     demo.destroy().succeeded()

@@ -9,8 +9,12 @@ tests/unit/test_inventory.py says the same of machines, and what is rendered; te
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ pytestmark = pytest.mark.slow
 
 NAME = "citus_ha_test_large"
 WORKERS = ("north", "east", "south")
+MODES = {"north": "quorum"}
 
 
 def host(name: str) -> str:
@@ -48,7 +53,10 @@ class Large:
         text += section("coordinator", [host("head-1"), host("head-2")], postgres_port=6000)
         for number, group in enumerate(WORKERS, 11):
             members = [host(f"{group}-{member}") for member in (1, 2, 3)]
-            text += section(group, members, citus_group=number, postgres_port=6000 + number)
+            mode = MODES.get(group, "on")
+            text += section(
+                group, members, citus_group=number, postgres_port=6000 + number, postgres_synchronous_mode=mode
+            )
         text += "[workers:children]\n" + "\n".join(WORKERS) + "\n\n"
         doors = [f"{host(f'door-{number}')} pgbouncer_published_port=2743{number}" for number in (1, 2)]
         text += section("pgbouncer", doors, pgbouncer_port=7432, haproxy_primary_port=7000, haproxy_standby_port=7001)
@@ -74,15 +82,22 @@ class Large:
         """Run a playbook."""
         return run_playbook(name, self.inventory, *arguments, timeout=1800)
 
-    def query(self, statement: str) -> list[tuple[Any, ...]]:
+    def query(self, statement: str, values: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
         """Rows of a statement of the application role, through whichever pooler answers."""
         connection = psycopg2.connect((self.inventory / ".secrets/app.dsn").read_text().strip(), connect_timeout=5)
+        connection.autocommit = True
         try:
             with connection.cursor() as cursor:
-                cursor.execute(statement)
-                return cursor.fetchall()
+                cursor.execute(statement, values)
+                return cursor.fetchall() if cursor.description else []
         finally:
             connection.close()
+
+    def inside(self, node: str, *argv: str) -> str:
+        """Standard output of a command in a node's container."""
+        code, output = self.docker.containers.get(node).exec_run(list(argv), demux=True)
+        assert code == 0, f"{argv} in {node}: {output}"
+        return (output[0] or b"").decode().strip()
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +135,80 @@ def test_a_second_run_changes_nothing_and_the_cluster_is_healthy(large: Large) -
     assert large.play("site").succeeded().changed == {}
     large.play("example").succeeded()
     large.play("verify").succeeded()
+
+
+@dataclass
+class Writer:
+    """A client that writes to one shard, and comes back when its connection breaks."""
+
+    large: Large
+    table: str
+    bucket: int
+    stored: list[int] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.work)
+
+    def work(self) -> None:
+        """One key after the other."""
+        for key in itertools.count():
+            if self.stopped.wait(0.05):
+                return
+            try:
+                self.large.query(f"INSERT INTO {self.table} VALUES ({self.bucket}, {key}) RETURNING key")
+                self.stored.append(key)
+            except psycopg2.Error as error:
+                self.errors.append(" ".join(str(error).split()))
+
+    def goes_on(self) -> None:
+        """Wait until more is stored."""
+        before = len(self.stored)
+        eventually(lambda: len(self.stored) > before + 10)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("group", ["north", "east"], ids=["quorum", "on"])
+def test_a_dead_standby_of_three_stops_nothing_and_its_leader_may_die_then(large: Large, group: str) -> None:
+    """The guarantee stays with two of three: whoever leads next has every acknowledged write."""
+    number, table = 11 + WORKERS.index(group), f"kept_{group}"
+    large.query(f"CREATE TABLE {table} (bucket int, key bigint, PRIMARY KEY (bucket, key))")
+    large.query(f"SELECT create_distributed_table('{table}', 'bucket', shard_count => 12)")
+    buckets = large.query(
+        f"SELECT b FROM generate_series(1, 99) AS b JOIN pg_dist_placement AS p"
+        f" ON p.shardid = get_shard_id_for_distribution_column('{table}', b) WHERE p.groupid = {number} LIMIT 1"
+    )
+    leaders = large.query(f"SELECT nodename FROM pg_dist_node WHERE groupid = {number} AND noderole = 'primary'")
+    leader = leaders[0][0]
+    # Who the leader waits for
+    waited = large.inside(
+        leader,
+        *("psql", "-XAtq", "-h", "/run/postgresql", "-p", str(6000 + number), "-U", "postgres", "-c"),
+        "SELECT application_name FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum') LIMIT 1",
+    )
+    members = {host(f"{group}-{member}") for member in (1, 2, 3)}
+    assert waited in members, waited
+    standbys = [waited, *(members - {leader, waited})]
+    writer = Writer(large, table, buckets[0][0])
+    writer.thread.start()
+    try:
+        writer.goes_on()
+        large.docker.containers.get(standbys[0]).kill()
+        writer.goes_on()
+        assert writer.errors == [], "a standby's death is not noticed"
+        time.sleep(10)  # Patroni has chosen the other one
+        large.docker.containers.get(leader).kill()
+        writer.goes_on()
+    finally:
+        writer.stopped.set()
+        writer.thread.join()
+        for node in (standbys[0], leader):
+            large.docker.containers.get(node).start()
+    primary = large.query(f"SELECT nodename FROM pg_dist_node WHERE groupid = {number} AND noderole = 'primary'")
+    assert primary == [(standbys[1],)]
+    assert {key for (key,) in large.query(f"SELECT key FROM {table}")} >= set(writer.stored)
+    eventually(lambda: large.play("verify").code == 0, timeout=240)
 
 
 @pytest.mark.timeout(900)

@@ -47,7 +47,7 @@ def test_more_memory_than_the_machine_has(nothing: Cluster) -> None:
 
 def test_more_cpus_than_the_machine_has(nothing: Cluster) -> None:
     output = refused(nothing, "-e", "postgres_cpus=4096")
-    assert "postgres_cpus" in output and "4096.0" in output and "0 for no limit" in output
+    assert "postgres_cpus, postgres_lease_cpus" in output and "4096.0" in output and "0 for no limit" in output
 
 
 def test_a_data_volume_of_another_cluster(nothing: Cluster) -> None:

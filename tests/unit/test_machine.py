@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.citus_ha.cluster.plugins.filter.files import machine_file, masked_unit
+from ansible_collections.citus_ha.cluster.plugins.module_utils._ports import is_here
 from ansible_collections.citus_ha.cluster.plugins.modules.machine import clock_is_kept, is_device, missing_sysctl
 from ansible_collections.citus_ha.cluster.plugins.modules.unit import State, health_command, plan
 from ansible_collections.citus_ha.cluster.plugins.plugin_utils.machine import (
@@ -30,6 +31,7 @@ GOOD: dict[str, Any] = {
     "free_bytes": {"/var/lib/citus_ha": 9 * GIGABYTE, "/usr": 9 * GIGABYTE},
     "owner": {},
     "data_folders": [],
+    "missing_addresses": [],
     "taken_ports": [],
     "used_units": [],
     "missing_sysctl": [],
@@ -53,6 +55,11 @@ def judged(offset: float = 0, seen: dict[str, Any] | None = None, **wanted: Any)
 
 def system(name: str, version: str) -> dict[str, Any]:
     return {"distribution": {"id": name, "version": version, "codename": ""}}
+
+
+def test_an_address_is_here_or_not() -> None:
+    assert is_here("127.0.0.1") and is_here("0.0.0.0")
+    assert not is_here("198.51.100.7"), "for documentation, RFC 5737"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,11 @@ def test_a_good_machine_is_taken(seen: dict[str, Any], wanted: dict[str, Any]) -
         ({"owner": OURS, "free_bytes": {"/usr": 5}}, {}, "its disk is full: 0 MB are free"),
         ({"owner": {"cluster_id": "ffff"}}, {}, "another cluster: unknown with the cluster_id ffff"),
         ({"data_folders": ["/var/lib/postgresql/15/main"]}, {}, "did not make: /var/lib/postgresql/15/main"),
+        (
+            {"missing_addresses": ["198.51.100.7"]},
+            {},
+            "no interface with the address 198.51.100.7, where its processes",
+        ),
         ({"missing_sysctl": ["vm.swapiness"]}, {}, "os_sysctl sets vm.swapiness, which its kernel does not have"),
         ({"missing_watchdog": "/dev/watchdog"}, {}, "it has no device /dev/watchdog. Set os_watchdog_module"),
         ({"clock_is_kept": False}, {"time_check": "require"}, "nothing keeps it so: install and start chrony"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.citus_ha.cluster.plugins.modules.role_passwords import KEEP_SILENT
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/tasks/main.yml"))
@@ -157,6 +158,48 @@ def test_galaxy_names_the_collections_that_are_used() -> None:
         for collection in re.findall(r"^ *(?:- )?([a-z_]+\.[a-z_]+)\.[a-z_]+:$", path.read_text(), re.MULTILINE):
             used.setdefault(collection, str(path.relative_to(ROOT)))
     assert {collection: where for collection, where in used.items() if collection not in declared} == {}
+    assert declared - set(used) == set(), "declared, and not used"
+
+
+def test_few_roles_know_what_runs_a_node() -> None:
+    """Docker and machines may differ in how a process is run and where its program comes from, and in nothing else."""
+    allowed = {"service", "packages", "os", "citus"}
+    knowing = {
+        path.relative_to(ROOT / "roles").parts[0]
+        for folder in ("tasks", "templates", "vars", "handlers")
+        for path in ROOT.glob(f"roles/*/{folder}/**/*")
+        if path.is_file() and "service_manager" in path.read_text(encoding="utf-8")
+    }
+    assert knowing <= allowed
+
+
+def test_statements_with_secrets_are_kept_from_the_log_in_the_same_way_everywhere() -> None:
+    """The role makes roles with psql, the module changes their passwords in a session."""
+    told = load(ROOT / "roles/postgres/vars/main.yml")["__postgres_keep_silent"]
+    assert dict(re.findall(r"'([a-z_.]+)=([^']+)'", told)) == KEEP_SILENT
+
+
+def test_the_page_on_high_availability_has_the_numbers_of_the_profiles() -> None:
+    profiles = load(ROOT / "roles/ha/vars/main.yml")["ha_profiles"]
+    page = (ROOT / "docs/high_availability.md").read_text(encoding="utf-8")
+    told = {
+        name: values.split(" | ")
+        for name, values in re.findall(r"^\| `([a-z_]+)`[^|]* \| (\S+ \| \S+ \| \S+) \| ", page, re.MULTILINE)
+    }
+    said = {True: "yes", False: "no"}
+    assert told == {
+        name: [said[value] if isinstance(value, bool) else str(value) for value in values]
+        for name, values in {name: [profiles[p][name] for p in profiles] for name in profiles["fast"]}.items()
+    }
+
+
+def test_git_and_galaxy_leave_the_same_out() -> None:
+    """What a command of the Makefile writes must not be published with the collection: passwords, dumps."""
+    built = {entry.removeprefix("inventories/*/") for entry in load(ROOT / "galaxy.yml")["build_ignore"]}
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    # Ansible leaves compiled Python out by itself.
+    ignored = {line.strip("/") for line in lines if line and not line.startswith("#")} - {"__pycache__"}
+    assert ignored - built == set()
 
 
 def test_the_page_of_variables_is_up_to_date() -> None:

@@ -71,6 +71,7 @@ def test_a_quorum_standby_may() -> None:
         (group(), "has no standby"),
         (group(member("b", state="starting")), "it is 'starting', not streaming"),
         (group(member("b", timeline=2)), "timeline 2, the leader on 3"),
+        (group(member("b", lag=None)), "its lag is not known yet"),
         (group(member("b", lag=101)), r"it lags 101 bytes \(max_lag is 100\)"),
         (group(member("b", tags={"nofailover": True})), "tagged nofailover"),
         (group(member("b"), paused=True), "paused for maintenance"),

@@ -63,7 +63,10 @@ def answers() -> dict[str, Any]:
             "health": [pair("coordinator-1", "worker1-1", True)],
             "drift": [],
             "prepared_transactions": [{"gid": "citus_0_1", "age_seconds": 5}],
+            "unavailable": {},
         },
+        "__status_coordinator_leaders": [NODES["coordinator-1"]],
+        "__status_pooler": {"query_result": [{"address": "10.0.0.1", "in_recovery": False}]},
         "__status_slots": {"query_result": []},
         "__status_server": {"query_result": [{"state": "running"}]},
     }
@@ -111,19 +114,26 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
         "health": [pair("coordinator-1", "worker1-1", False), pair("worker1-1", "coordinator-1", None)],
         "drift": [{"table": "pg_dist_node"}],
         "prepared_transactions": [{"gid": "citus_0_2", "age_seconds": 61}],
+        "unavailable": {"versions": "permission denied"},
     }
+    given["__status_pooler"]["query_result"] = [{"address": "10.0.0.9", "in_recovery": True}]
     assert problems(tmp_path, given) == [
         "context deadline exceeded",
-        "nobody reads the replication slot left, which keeps 16 MB of WAL.",
+        "leads to a server that is in recovery, 10.0.0.9.",
+        "leads to 10.0.0.9 instead of coordinator-1, which leads the coordinator. If it lasts, look at the log of its"
+        " HAProxy.",
+        "nobody reads the replication slot left, which keeps 16 MB of WAL. Start its reader, or drop it:"
+        " pg_drop_replication_slot.",
         "is not streaming.",
         "automatic failover is switched off for coordinator. resume.yml switches it on.",
-        "worker1-2 is not registered in Citus.",
-        "coordinator-1 is registered, but not active or without Citus metadata.",
+        "could not ask for versions: permission denied",
+        "worker1-2 is not registered in Citus. site.yml registers it.",
+        "coordinator-1 is registered, but not active or without Citus metadata. site.yml activates it when it runs.",
         "Citus takes another server for the primary of worker1 than worker1-1, which leads it.",
         "coordinator-1:5432 does not reach worker1-1:5432.",
         "worker1-1:5432 does not reach coordinator-1:5432.",
         'metadata differs between nodes: {"table": "pg_dist_node"}',
-        "the transaction citus_0_2 has been in doubt for 61 seconds.",
+        "the transaction citus_0_2 has been in doubt for 61 seconds: Citus decides it when all nodes reach each other.",
     ]
 
 
