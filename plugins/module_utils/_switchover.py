@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,13 +154,15 @@ class Entrance:
                 f"{self._session.where} is a standby, not the leader. Nothing was changed.",
                 "Run this on the node of the coordinator's leader.",
             )
-        try:
-            with _lock.exclusive(self._session, 0, LOCK_SWITCHOVER):
-                yield
-        except _lock.TimedOut as error:
-            raise Refused(
-                f"Another switchover is running: {error.message} Nothing was changed.", "Wait for it."
-            ) from error
+        with ExitStack() as held:
+            try:
+                held.enter_context(_lock.exclusive(self._session, 0, LOCK_SWITCHOVER))
+            except _lock.TimedOut as error:
+                raise Refused(
+                    f"Another switchover is running: {error.message} Nothing was changed.", "Wait for it."
+                ) from error
+            # Outside: what the block waits for in vain is no other switchover.
+            yield
 
     def wait_for_silence(self, poolers: Sequence[str], timeout: float) -> None:
         """Return when the poolers have let go of every session and nobody else from outside has a transaction open."""

@@ -434,8 +434,8 @@ def test_nobody_takes_over_during_maintenance(demo: Cluster) -> None:
         demo.docker.containers.get(PREFIX + leader).start()
     finally:
         demo.play("resume").succeeded()
+    # Who leads then is Patroni's to say again.
     eventually(lambda: healthy(demo), timeout=120)
-    assert demo.leader("worker1") == leader
     assert demo.play("switchover", "-e", "group=worker1").succeeded().changed
 
 

@@ -8,13 +8,20 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _pgbouncer, _switchover
-from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import ConnectionFailed, InvalidInput, Refused
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
+    ConnectionFailed,
+    InvalidInput,
+    Refused,
+    TimedOut,
+)
 from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import Cluster, Member
 
 SYNCHRONOUS = {"synchronous_mode": True}
@@ -259,3 +266,30 @@ def test_a_pool_that_cannot_log_in_is_not_waited_for_long() -> None:
     assert time.monotonic() - begun < 1
     assert console.least == ["0", "41", "0"]
     Pools().log_in_again()
+
+
+def entrance(monkeypatch: pytest.MonkeyPatch, lock: AbstractContextManager[None]) -> _switchover.Entrance:
+    """The coordinator's leader, on which the lock behaves so."""
+    made = object.__new__(_switchover.Entrance)
+    made._session = cast(Any, SimpleNamespace(value=lambda _statement: False, where="here"))
+    monkeypatch.setattr(_switchover._lock, "exclusive", lambda *_arguments: lock)
+    return made
+
+
+@contextmanager
+def taken() -> Iterator[None]:
+    raise TimedOut("the lock is held by process 7.")
+    yield
+
+
+def test_another_switchover_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        pytest.raises(Refused, match="Another switchover is running: the lock is held by process 7."),
+        entrance(monkeypatch, taken()).alone(),
+    ):
+        pass
+
+
+def test_what_is_waited_for_in_vain_is_not_called_another_switchover(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TimedOut, match="clients"), entrance(monkeypatch, nullcontext()).alone():
+        raise TimedOut("a transaction of clients is open.")
