@@ -284,7 +284,7 @@ def taken() -> Iterator[None]:
 
 def test_another_switchover_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        pytest.raises(Refused, match="Another switchover is running: the lock is held by process 7."),
+        pytest.raises(Refused, match="Another switchover is running: the lock is held by process 7"),
         entrance(monkeypatch, taken()).alone(),
     ):
         pass
