@@ -34,6 +34,8 @@ class Machines:
                 "-o UserKnownHostsFile={{ machines_path }}/known_hosts -o StrictHostKeyChecking=accept-new"
             ),
             "postgres_memory": "512m",
+            # Whose kernel is this machine's: its parameters are read-only there.
+            "os_sysctl": {},
             "citus_package_source": citus_sources()[0],
             "citus_allow_standin": True,
             "citus_standin_path": str(REPOSITORY / "tests/standin"),
