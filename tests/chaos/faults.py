@@ -206,8 +206,13 @@ def happen(
         work = PLANNED[name]
         arguments = [word.format(worker=worker) for word in work.arguments]
         hit = [worker] if "worker" in name else ["coordinator"] if "coordinator" in name else ["all"]
-        code, output = nodes.play(work.playbook, *arguments, until=nodes.paused if work.killed else None)
-        problem = "" if code == (KILLED if work.killed else 0) else f"the playbook ended with {code}: {output[-1500:]}"
+        try:
+            code, output = nodes.play(work.playbook, *arguments, until=nodes.paused if work.killed else None)
+        except DidNotHappen as reason:
+            problem = f"it did not happen: {reason}"
+        else:
+            expected = KILLED if work.killed else 0
+            problem = "" if code == expected else f"the playbook ended with {code}: {output[-1500:]}"
     else:
         fault_name, _colon, place = name.partition(":")
         fault = FAULTS[fault_name]

@@ -276,6 +276,8 @@ class Nodes:
         """Run a playbook of the collection; its exit code and output.
 
         As soon as ``until`` says so it is killed, with every process that it has started here.
+
+        :raises DidNotHappen: it lasted longer than ``timeout`` seconds, or ended before ``until`` said so.
         """
         command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.inventory)]
         # Ansible's workers are in sessions of their own; in a process namespace they die with the first process.
@@ -290,12 +292,24 @@ class Nodes:
                 text=True,
             )
             deadline = time.monotonic() + timeout
-            while running.poll() is None and time.monotonic() < deadline and not (until and until()):
-                time.sleep(0.05)
-            running.kill()  # does nothing to one that has ended
-            code = running.wait()
+            reached = until is None
+            try:
+                while (
+                    running.poll() is None
+                    and time.monotonic() < deadline
+                    and not (until and (reached := bool(until())))
+                ):
+                    time.sleep(0.05)
+                late = running.poll() is None and until is None
+            finally:
+                running.kill()  # does nothing to one that has ended
+                code = running.wait()
             output.seek(0)
-            return code, output.read()
+            text = output.read()
+        if late or not reached:
+            why = f"lasted longer than {timeout:g} seconds" if late else "ended before it was to be killed"
+            raise DidNotHappen(f"{playbook}.yml {why}: {text[-1500:]}")
+        return code, text
 
 
 def _inventory(path: Path) -> dict[str, Any]:

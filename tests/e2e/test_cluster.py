@@ -431,8 +431,8 @@ def test_nobody_takes_over_during_maintenance(demo: Cluster) -> None:
         demo.docker.containers.get(PREFIX + leader).kill()
         time.sleep(TTL + 5)
         assert demo.psql(standby, "SELECT pg_is_in_recovery()", database="postgres") == "t"
-        demo.docker.containers.get(PREFIX + leader).start()
     finally:
+        demo.docker.containers.get(PREFIX + leader).start()
         demo.play("resume").succeeded()
     # Who leads then is Patroni's to say again.
     eventually(lambda: healthy(demo), timeout=120)

@@ -90,7 +90,7 @@ def test_its_packages_are_taken_after_a_run_that_ended_before_they_were_known(ma
     machines.console(SERVER, "apt-get -qq update; rm -f /var/lib/apt/lists/*pgdg*")
     machines.play("site").succeeded()
     assert patroni(machines).endswith("+pgdg13+1")
-    machines.console(MIRROR, "pkill -f http.server")
+    machines.console(MIRROR, "pkill -f '[h]ttp.server'")
     assert machines.play("site").succeeded().changed == {}, "nothing is fetched that is there"
     asked = "runuser -u postgres -- psql -h /run/postgresql -XAtc 'SELECT pg_is_in_recovery()'"
     assert machines.console(SERVER, asked) == "f"

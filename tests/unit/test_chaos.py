@@ -424,10 +424,10 @@ def test_a_small_disk_is_filled_and_emptied(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_fault_that_did_not_happen_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes: Any = Disks(2**30, free=7)
+    nodes: Any = Disks(2**30, free=70)
     monkeypatch.setattr(faults.time, "sleep", lambda _seconds: None)
     happened = faults.happen(nodes, "disk_full:worker", random.Random(1), 1, list)
-    assert happened.problem == "it did not happen: w1 has 7 MiB free on the disk that was to be full"
+    assert happened.problem == "it did not happen: w1 has 70 MiB free on the disk that was to be full"
     assert nodes.told[-1] == "rm", "and is undone all the same"
 
 
