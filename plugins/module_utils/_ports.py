@@ -19,17 +19,16 @@ PORT_OPTIONS: dict[str, Any] = {
 
 def is_here(address: str) -> bool:
     """Whether a process of this machine may listen there: the address is its own, or the kernel does not mind."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError as error:
-            return error.errno != errno.EADDRNOTAVAIL
-    return True
+    return _listening_fails(address, 0) != errno.EADDRNOTAVAIL
 
 
 def is_taken(address: str, port: int) -> bool:
     """Whether listening there fails because somebody else does; see :func:`is_here` for what this machine lacks."""
+    return _listening_fails(address, port) in (errno.EACCES, errno.EADDRINUSE)
+
+
+def _listening_fails(address: str, port: int) -> int | None:
+    """Why nobody can listen there, as an ``errno``; None when somebody can."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # Connections of a program that has ended do not count.
@@ -38,5 +37,5 @@ def is_taken(address: str, port: int) -> bool:
             probe.bind((address, port))
             probe.listen()
         except OSError as error:
-            return error.errno in (errno.EACCES, errno.EADDRINUSE)
-    return False
+            return error.errno
+    return None

@@ -49,12 +49,14 @@ def signal_to(signal: str, process: str, *, children: bool = False) -> Action:
         told = [f"pkill -{signal} -P {pid}"] * children + [f"kill -{signal} {pid}"]
         nodes.inside(node, "sh", "-c", "; ".join(told))
         state, now = [*nodes.inside(node, "sh", "-c", STATE, "sh", pid).split(), "", ""][:2]
-        if signal in ("KILL", "STOP") and now == born and state not in {"KILL": "Z", "STOP": "T"}[signal]:
+        if now == born and state != OBEYED[signal]:
             raise DidNotHappen(f"SIG{signal} to process {pid} of {node} left it in state {state}")
 
     return run
 
 
+OBEYED = {"KILL": "Z", "STOP": "T"}
+"""The state in which a signal leaves a process; a dead one may be gone instead."""
 STATE = "awk '{print $3, $22}' /proc/$1/stat"
 """What a process does, and when it was born."""
 

@@ -49,8 +49,7 @@ class Evidence:
 
     ``seconds`` is how long it took and ``groups`` are those of the cluster. ``stored``, ``balances`` and ``transfers``
     are what clients find there in the end, ``probes`` the keys of the probes by group; ``copies`` (of the reference
-    table) and ``prepared`` (transactions) come from the primary of each group. ``unread`` are reads of the total that
-    had no answer.
+    table) and ``prepared`` (transactions) come from the primary of each group.
     """
 
     seconds: float
@@ -60,7 +59,6 @@ class Evidence:
     balances: Mapping[int, int]
     transfers: Sequence[Transfer]
     reads: Sequence[Read]
-    unread: int
     acks: Sequence[Ack]
     probes: Mapping[str, Sequence[int]]
     copies: Mapping[str, str]

@@ -35,7 +35,6 @@ def gather(nodes: Nodes, ledger: Ledger, workload: writers.Workload, probes: Pro
         balances=writers.balances(nodes.dsn),
         transfers=writers.transfers(nodes.dsn),
         reads=[*workload.reads, last],
-        unread=workload.unread,
         acks=probes.acks,
         probes=probes.stored(),
         copies=writers.on_every_node(

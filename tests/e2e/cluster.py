@@ -118,9 +118,7 @@ class Cluster:
 
     def inside(self, node: str, *argv: str) -> str:
         """Standard output of a command in a node's container, as the container's user."""
-        code, output = self.docker.containers.get(PREFIX + node).exec_run(list(argv), demux=True)
-        assert code == 0, f"{argv} in {node}: {output}"
-        return (output[0] or b"").decode()
+        return inside(self.docker.containers.get(PREFIX + node), *argv)
 
     def registry_login(self) -> dict[str, str]:
         """The ``username`` and ``password`` that a server logs in with at etcd."""
@@ -160,6 +158,13 @@ class Cluster:
     def destroy(self) -> Run:
         """Remove everything, with the playbook."""
         return self.play("destroy", "-e", "confirm=yes")
+
+
+def inside(container: Any, *argv: str) -> str:
+    """Standard output of a command in a container, as the container's user."""
+    code, output = container.exec_run(list(argv), demux=True)
+    assert code == 0, f"{argv} in {container.name}: {output}"
+    return (output[0] or b"").decode()
 
 
 def eventually(look: Callable[[], T], timeout: float = 90, interval: float = 0.5) -> T:

@@ -21,7 +21,7 @@ from typing import Any
 import docker
 import psycopg2
 import pytest
-from cluster import PREFIX, eventually
+from cluster import PREFIX, eventually, inside
 
 from playbooks import REPOSITORY, Run, run_playbook
 
@@ -95,9 +95,7 @@ class Large:
 
     def inside(self, node: str, *argv: str) -> str:
         """Standard output of a command in a node's container."""
-        code, output = self.docker.containers.get(node).exec_run(list(argv), demux=True)
-        assert code == 0, f"{argv} in {node}: {output}"
-        return (output[0] or b"").decode().strip()
+        return inside(self.docker.containers.get(node), *argv).strip()
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,6 @@ SOUND = Evidence(
     balances={1: 99, 2: 101},
     transfers=[Transfer(2, 1, 2, 1)],
     reads=[Read(1, 200)],
-    unread=0,
     acks=[Ack(group, group, 1, key, key, key + 0.1) for group in ("coordinator", "worker1") for key in (1, 2)],
     probes={"coordinator": [1, 2], "worker1": [1, 2]},
     copies={"a": "3:9", "b": "3:9"},
