@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import artifact
 import pytest
 import yaml
 from cluster import eventually
 from leaks import leaks, secrets_of
 from vm import Machines, switched_on
 
-from playbooks import REPOSITORY
+from playbooks import REPOSITORY, Run
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +70,10 @@ class ExampleMachines(Machines):
         (self.inventory / "hosts.yml").write_text(yaml.safe_dump(groups, sort_keys=False))
 
 
+PACKAGES = r"dpkg-query --show --showformat '${Package}\n'"
+EVERYTHING = f"(ls -d /etc/citus_ha /var/lib/citus_ha /etc/systemd/system/*.service; {PACKAGES}) 2>/dev/null"
+
+
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExampleMachines]:
     """Fresh machines, with nothing on them."""
@@ -87,16 +92,23 @@ def cluster(machines: ExampleMachines) -> ExampleMachines:
 
 
 def traces(machines: Machines, *without: str) -> dict[str, str]:
-    """What the collection has left on machines that it is to leave alone."""
-    folders = "ls -d /etc/citus_ha /var/lib/citus_ha"
-    left = {name: machines.console(name, folders, check=False) for name in (*ADDRESSES, *OLD) if name not in without}
+    """What has come to machines, or left them, since they were fresh: folders, units, packages, as diff says it."""
+    look = f"{EVERYTHING} | diff /root/fresh - | grep '^[<>]'"
+    names = [name for name in (*ADDRESSES, *OLD) if name not in without]
+    left = {name: machines.console(name, look, check=False) for name in names}
     return {name: found for name, found in left.items() if found}
 
 
 @pytest.mark.timeout(1200)
 def test_the_machines_have_nothing_of_ours(machines: ExampleMachines) -> None:
-    ours = r"dpkg-query --show --showformat '${Package}\n' | grep -E '^(postgresql|patroni|pgbouncer|haproxy|etcd)'"
-    assert {name: machines.console(name, ours, check=False) for name in ADDRESSES} == dict.fromkeys(ADDRESSES, "")
+    wanted = yaml.safe_load((REPOSITORY / "roles/packages/vars/main.yml").read_text(encoding="utf-8"))
+    ours = {name.partition("-VERSION")[0] for names in wanted["packages_of_kind"].values() for name in names}
+    ours |= set(wanted["packages_common"])
+    for name in (*ADDRESSES, *OLD):
+        installed = machines.console(name, PACKAGES).split()
+        assert [package for package in installed if package in ours or package.startswith("postgresql")] == []
+        machines.console(name, f"{EVERYTHING} > /root/fresh; test -s /root/fresh")
+    assert traces(machines) == {}
 
 
 def test_a_machine_that_does_not_answer_stops_all_of_them(machines: ExampleMachines) -> None:
@@ -153,12 +165,14 @@ def test_what_stands_in_the_way_is_said_at_once_and_nothing_is_changed(machines:
         assert "Debian 12 itself has PostgreSQL 15, Patroni 3.0 and PgBouncer 1.18" in output
         assert "[postgres-1]: UNREACHABLE!" in output
         left = traces(machines, "postgres-1")
-        assert left.keys() == {"etcd-1", "worker2-1"} and set(left.values()) == {"/var/lib/citus_ha"}
+        assert left == {
+            **dict.fromkeys(("etcd-1", "worker2-1"), "> /var/lib/citus_ha"),
+            "pgbouncer-1": "> /etc/systemd/system/haproxy.service",
+        }
         assert machines.console("coordinator-1", f"cat {data}/PG_VERSION") == "15"
         assert machines.console("worker2-1", f"ls -A /var/lib/citus_ha {copied}").split() == [
             *("/var/lib/citus_ha:", "postgres", f"{copied}:", "PG_VERSION")
         ]
-        assert "patroni" not in machines.console("worker1-1", "dpkg-query --show")
     finally:
         for name in wrong:
             del host[name]
@@ -192,8 +206,13 @@ def test_an_application_reaches_the_leader_through_the_pooler(cluster: Machines)
     assert cluster.query("SELECT count(*) FROM events") == [(6,)]
 
 
-def test_a_second_run_changes_nothing(cluster: Machines) -> None:
-    assert cluster.play("site").succeeded().changed == {}
+def test_a_second_run_changes_nothing(cluster: Machines, tmp_path: Path) -> None:
+    """From the collection that is installed elsewhere, by its name: without this checkout's ansible.cfg, too."""
+    installed = artifact.install(tmp_path)
+    ran = artifact.run(
+        "ansible-playbook", "citus_ha.cluster.site", "-i", str(cluster.inventory), "--forks", "20", folder=installed
+    )
+    assert Run(ran.returncode, ran.stdout + ran.stderr).succeeded().changed == {}
     assert cluster.play("site", "--check", "--diff").succeeded().changed == {}
 
 
@@ -262,10 +281,16 @@ def test_a_process_can_write_to_its_data_only(cluster: Machines) -> None:
         ("etcd-1", "citus_ha"),
         ("coordinator-1", "citus_ha"),
         ("coordinator-1", "citus_ha-lease"),
+        ("postgres-1", "citus_ha"),
+        ("pgbouncer-1", "citus_ha"),
         ("pgbouncer-1", "citus_ha-haproxy"),
     ):
         said = cluster.console(machine, f"systemd-analyze security --no-pager {unit}").splitlines()[-1]
         assert float(said.partition(": ")[2].split()[0]) <= 2.0, said
+    # From inside: Patroni's process tries what the unit does not allow.
+    tried = "nsenter -t $(systemctl show -p MainPID --value citus_ha) -m -- touch /etc/passwd /usr/bin/env /root"
+    refused = cluster.console("coordinator-1", f"{tried} 2>&1", check=False)
+    assert refused.count("Read-only file system") == 3, refused
     for user in ("postgres", "haproxy"):
         cluster.console("pgbouncer-1", f"runuser -u {user} -- test -r {key} -a ! -w {key}")
     assert cluster.console("pgbouncer-1", f"runuser -u guest -- cat {key}", check=False) == ""
@@ -283,10 +308,13 @@ def test_a_killed_process_and_a_rebooted_machine_come_back(cluster: Machines) ->
 def test_limit_and_tags_leave_the_cluster_healthy(cluster: Machines) -> None:
     memory = '{"postgres_parameters": {"work_mem": "9MB"}}'
     cluster.play("site", "--limit", "worker1-2", "-e", memory).succeeded()
+    show = "runuser -u postgres -- psql -h /run/postgresql -XAtc 'SHOW work_mem'"
+    assert {cluster.console(name, show) for name in ("worker1-1", "worker1-2")} == {"9MB"}, "it is the group's"
+    cluster.play("verify").succeeded()
     cluster.play("site", "--tags", "pgbouncer", "-e", "pgbouncer_default_pool_size=33").succeeded()
     pool = cluster.console("pgbouncer-1", "grep ^default_pool_size /etc/citus_ha/pgbouncer/pgbouncer.ini")
     assert pool.endswith("33")
-    for part in ("etcd-1", "coordinator-1", "pgbouncer-1", "worker1-2"):
+    for part in ("etcd-1", "coordinator-1", "coordinator-2", "pgbouncer-1", "worker1-2", "postgres-1"):
         cluster.play("site", "--limit", part).succeeded()
     for tag in ("etcd", "citus"):
         cluster.play("site", "--tags", tag).succeeded()
