@@ -1,7 +1,7 @@
 # Copyright (c) 2026 citus_ha contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Service discovery for Ansible: who leads, and who follows, from Patroni or its registry."""
+"""Service discovery for Ansible: who leads, and who follows, from Patroni or its etcd."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Constructable
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni, _patroni_registry
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni, _patroni_etcd
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import CitusHaError, InvalidInput
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable):
-    """Fills the inventory with what the registry says."""
+    """Fills the inventory with what etcd or Patroni says."""
 
     NAME = "citus_ha.cluster.patroni"
 
@@ -121,7 +121,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         for item in found:
             self._add(item)
 
-    def _discover(self, folder: Path) -> list[_patroni_registry.Found]:
+    def _discover(self, folder: Path) -> list[_patroni_etcd.Found]:
         ca_cert, client_cert, client_key = (
             self._file(option, folder) for option in ("ca_cert", "client_cert", "client_key")
         )
@@ -132,14 +132,14 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         if etcd_urls:
             if not self.get_option("scope"):
                 raise InvalidInput("etcd_urls needs scope.", "Give Patroni's name of the cluster.")
-            registries = [_patroni_registry.Etcd(url, ca_cert, client_cert, client_key, timeout) for url in etcd_urls]
+            servers = [_patroni_etcd.Etcd(url, ca_cert, client_cert, client_key, timeout) for url in etcd_urls]
             user, password = (
                 self.templar.template(self.get_option(name) or "") for name in ("etcd_user", "etcd_password")
             )
-            for registry in registries:
-                registry.login = (user, password)
-            found: list[_patroni_registry.Found] = _patroni_registry.first_answer(
-                registries, "members", self.get_option("namespace"), self.get_option("scope")
+            for server in servers:
+                server.login = (user, password)
+            found: list[_patroni_etcd.Found] = _patroni_etcd.first_answer(
+                servers, "members", self.get_option("namespace"), self.get_option("scope")
             )
             if not found:
                 self.display.warning(f"etcd knows no member of {self.get_option('scope')}.")
@@ -149,9 +149,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
             if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
                 raise InvalidInput(f"groups_urls: {key} has no list of addresses.", 'Write it as 0: ["https://..."].')
             apis = [_patroni.Client(url, ca_cert, client_cert, client_key, timeout) for url in urls]
-            cluster = _patroni_registry.first_answer(apis, "cluster")
+            cluster = _patroni_etcd.first_answer(apis, "cluster")
             number = int(key) if str(key).isdecimal() else None
-            found += [_patroni_registry.Found(member, cluster.scope, number) for member in cluster.members]
+            found += [_patroni_etcd.Found(member, cluster.scope, number) for member in cluster.members]
         return found
 
     def _file(self, option: str, folder: Path) -> str | None:
@@ -159,7 +159,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         value = self.get_option(option)
         return str(folder / Path(value).expanduser()) if value else None
 
-    def _add(self, item: _patroni_registry.Found) -> None:
+    def _add(self, item: _patroni_etcd.Found) -> None:
         name = self.inventory.add_host(item.member.name)
         for key, value in item.variables().items():
             self.inventory.set_variable(name, key, value)

@@ -164,5 +164,5 @@ def _refuse_running_under_patroni(nodes: Sequence[Node], catalog: Catalog) -> No
             f"{', '.join(map(str, running))} still {'answers' if len(running) == 1 else 'answer'}: Patroni would"
             " register it again.",
             "Remove a group in this order: state: drained; stop Patroni on all of its members; take the group out of"
-            " the registry (patronictl remove CLUSTER --group N); then state: absent.",
+            " the DCS (patronictl remove CLUSTER --group N); then state: absent.",
         )

@@ -88,7 +88,7 @@ class Client:
         return Client(url, *self._files, timeout=timeout or self._timeout)
 
     def cluster(self) -> Cluster:
-        """The group, fresh from the registry."""
+        """The group, fresh from the DCS."""
         answer = self.json("GET", "/cluster")
         try:
             return parse_cluster(answer)
@@ -234,6 +234,6 @@ def _remedy(status: int) -> str:
         "let it accept client certificates instead.",
         403: "Set client_cert and client_key to a certificate that the API's CA signed, and look at restapi.allowlist.",
         409: "Somebody else changed the configuration at the same time: run the task again.",
-        502: "The group has no configuration in the registry yet: wait until its first member has bootstrapped.",
+        502: "The group has no configuration in the DCS yet: wait until its first member has bootstrapped.",
         503: "Look at the log of that member, and at `patronictl list`.",
     }.get(status, "")

@@ -61,7 +61,7 @@ class LoopProgress:
 
     Patroni applies a new dynamic configuration at the end of the HA cycle in which it read it, and
     only then knows which parameters need a restart. Nothing in the REST API says "applied". What it
-    does tell is C(dcs_last_seen), the second at which the cluster was last read from the registry.
+    does tell is C(dcs_last_seen), the second at which the cluster was last read from the DCS.
     A first new value says that a cycle has begun which sees the change, the second that this cycle is over.
     Reading C(/cluster) moves the value too, hence only C(/patroni) may be read meanwhile.
     """

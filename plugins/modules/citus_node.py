@@ -87,7 +87,7 @@ options:
         only waits until all O(nodes) are registered as asked and sets what Patroni leaves alone, which is
         C(should_have_shards). It never adds a node and never changes an address.
       - With V(patroni), O(state=absent) is refused while a node still answers, because Patroni would register it
-        again. Drain the group, stop it, take it out of the registry, and then remove it here.
+        again. Drain the group, stop it, take it out of the DCS, and then remove it here.
     type: str
     choices: [none, patroni]
     default: none

@@ -66,11 +66,11 @@ options:
   cert:
     description: File with a certificate whose C(CN) is V(root).
     type: path
-    default: /etc/citus_ha/registry/client.crt
+    default: /etc/citus_ha/etcd_client/client.crt
   key:
     description: File with the key of O(cert).
     type: path
-    default: /etc/citus_ha/registry/client.key
+    default: /etc/citus_ha/etcd_client/client.key
 """
 
 EXAMPLES = r"""
@@ -313,8 +313,8 @@ def main() -> None:
                 "enabled": {"type": "bool"},
                 "spare_clients": {"type": "bool", "default": False},
                 "cacert": {"type": "path", "default": "/etc/citus_ha/tls/ca.crt"},
-                "cert": {"type": "path", "default": "/etc/citus_ha/registry/client.crt"},
-                "key": {"type": "path", "default": "/etc/citus_ha/registry/client.key", "no_log": False},
+                "cert": {"type": "path", "default": "/etc/citus_ha/etcd_client/client.crt"},
+                "key": {"type": "path", "default": "/etc/citus_ha/etcd_client/client.key", "no_log": False},
             },
             required_by={"prefix": ["user"]},
             required_if=[("exclusive", True, ["user"]), ("spare_clients", True, ["prefix"])],

@@ -51,7 +51,7 @@ options:
     type: bool
     default: false
   max_lag:
-    description: Bytes that a standby may be behind, by what the members last reported to the registry.
+    description: Bytes that a standby may be behind, by what the members last reported to the DCS.
     type: int
     default: 16777216
   restart_pending:
@@ -104,7 +104,7 @@ EXAMPLES = r"""
   citus_ha.cluster.patroni_group:
     restart: [worker1-2]
 
-- name: No automatic failover during the maintenance of the registry
+- name: No automatic failover during the maintenance of the DCS
   citus_ha.cluster.patroni_group:
     paused: true
 
@@ -240,7 +240,7 @@ class Group:
         """The group now.
 
         Reading the cluster first makes the member read its configuration anew. Whether a restart is
-        pending is asked of each member: what the registry says about it is one HA cycle old.
+        pending is asked of each member: what the DCS says about it is one HA cycle old.
         """
         cluster = self._client.cluster()
         members = tuple(self._with_own_word(member) for member in cluster.members)

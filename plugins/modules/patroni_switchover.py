@@ -47,7 +47,7 @@ options:
     type: bool
     default: false
   max_lag:
-    description: Bytes that the candidate may be behind, by what it last reported to the registry.
+    description: Bytes that the candidate may be behind, by what it last reported to the DCS.
     type: int
     default: 16777216
   wait_timeout:

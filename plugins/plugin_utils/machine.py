@@ -82,7 +82,7 @@ def _distribution(seen: Mapping[str, Any], wanted: Wanted) -> Iterable[str]:
         yield "systemd does not run there: service_manager: systemd needs it."
     if wanted.kind == "etcd" and known["etcd"] < "3.5":
         yield (
-            f"{name} has etcd {known['etcd']}, and etcd is always the distribution's; the registry needs 3.5 or newer. "
+            f"{name} has etcd {known['etcd']}, and etcd is always the distribution's; Patroni needs 3.5 or newer. "
             "Put this member on a machine with Debian 13."
         )
     if wanted.kind == "etcd" or wanted.postgres_repository == "pgdg":

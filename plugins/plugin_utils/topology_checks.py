@@ -64,7 +64,7 @@ def check(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     yield from _check_system(inventory, nodes)
     yield from _check_patroni(inventory, nodes)
     yield from _check_passwords(inventory, nodes)
-    yield from _check_registry(inventory, nodes)
+    yield from _check_etcd(inventory, nodes)
     yield from _check_control_plane(inventory, nodes)
     yield from unknown_variables(inventory, nodes)
 
@@ -73,7 +73,7 @@ def _check_groups(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[F
     managed = [n for n in nodes.values() if n.manager == "patroni"]
     members = inventory.hosts("etcd")
     if managed and not members:
-        yield Finding("inventory", "group etcd", members, "Patroni needs a registry: put 3 hosts into the group etcd.")
+        yield Finding("inventory", "group etcd", members, "Patroni needs etcd: put 3 hosts into the group etcd.")
     elif members and len(members) % 2 == 0:
         yield Finding(
             "inventory",
@@ -274,7 +274,7 @@ def _check_names(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Fi
         yield Finding("root", "inventory_hostname", "root", "etcd knows its administrator by it: choose another.")
 
 
-def _check_registry(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+def _check_etcd(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     """What etcd's members make is what the servers are told."""
     for variable in ("cluster_control_plane_tls", "cluster_etcd_password", "cluster_etcd_authentication"):
         values = {str(inventory.get(node.name, variable)) for node in nodes.values()}

@@ -120,9 +120,9 @@ class Cluster:
         """Standard output of a command in a node's container, as the container's user."""
         return inside(self.docker.containers.get(PREFIX + node), *argv)
 
-    def registry_login(self) -> dict[str, str]:
+    def etcd_login(self) -> dict[str, str]:
         """The ``username`` and ``password`` that a server logs in with at etcd."""
-        return dict(yaml.safe_load(self.inside("worker1-1", "cat", "/etc/citus_ha/postgres/registry.yml"))["etcd3"])
+        return dict(yaml.safe_load(self.inside("worker1-1", "cat", "/etc/citus_ha/postgres/etcd_login.yml"))["etcd3"])
 
     def psql(self, node: str, statement: str, database: str = "app", user: str = "postgres") -> str:
         """What a statement answers on a node, over its Unix socket: unaligned, without heading."""

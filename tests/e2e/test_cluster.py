@@ -107,10 +107,10 @@ def test_the_installed_collection_works_by_name_from_anywhere(demo: Cluster, aga
     assert "is healthy" in ran.stdout
 
 
-def test_ansible_finds_the_leaders_in_the_registry(demo: Cluster, tmp_path: Path) -> None:
-    login = demo.registry_login()
+def test_ansible_finds_the_leaders_in_etcd(demo: Cluster, tmp_path: Path) -> None:
+    login = demo.etcd_login()
     network = demo.docker.containers.get(f"{PREFIX}etcd-2").attrs["NetworkSettings"]["Networks"]
-    client = demo.inventory / f".secrets/pki/registry@{PREFIX}worker1-1"
+    client = demo.inventory / f".secrets/pki/etcd_client@{PREFIX}worker1-1"
     asked = {
         "plugin": "citus_ha.cluster.patroni",
         "etcd_urls": [f"https://{next(iter(network.values()))['IPAddress']}:2379"],

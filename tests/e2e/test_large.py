@@ -210,7 +210,7 @@ def test_a_dead_standby_of_three_stops_nothing_and_its_leader_may_die_then(large
 
 
 @pytest.mark.timeout(900)
-def test_a_pooler_two_registry_members_and_a_server_of_each_group_may_be_lost(large: Large) -> None:
+def test_a_pooler_two_etcd_members_and_a_server_of_each_group_may_be_lost(large: Large) -> None:
     uri = (large.inventory / ".secrets/app.dsn").read_text()
     assert "@localhost:27431,localhost:27432/" in uri
     lost = [host(name) for name in ("door-1", "registry-a", "registry-c", "north-1", "east-1", "south-1")]

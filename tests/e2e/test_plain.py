@@ -20,7 +20,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield made
 
 
-def test_it_needs_no_registry(plain: Cluster) -> None:
+def test_it_needs_no_etcd(plain: Cluster) -> None:
     assert not [node for node in plain.nodes() if node.startswith("etcd")]
 
 

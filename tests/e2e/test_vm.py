@@ -93,7 +93,7 @@ def cluster(machines: ExampleMachines) -> ExampleMachines:
 
 def traces(machines: Machines, *without: str) -> dict[str, str]:
     """What has come to machines, or left them, since they were fresh: folders, units, packages, as diff says it."""
-    look = f"{EVERYTHING} | diff /root/fresh - | grep '^[<>]'"
+    look = f"{EVERYTHING} | diff /srv/fresh - | grep '^[<>]'"
     names = [name for name in (*ADDRESSES, *OLD) if name not in without]
     left = {name: machines.console(name, look, check=False) for name in names}
     return {name: found for name, found in left.items() if found}
@@ -107,7 +107,7 @@ def test_the_machines_have_nothing_of_ours(machines: ExampleMachines) -> None:
     for name in (*ADDRESSES, *OLD):
         installed = machines.console(name, PACKAGES).split()
         assert [package for package in installed if package in ours or package.startswith("postgresql")] == []
-        machines.console(name, f"{EVERYTHING} > /root/fresh; test -s /root/fresh")
+        machines.console(name, f"{EVERYTHING} > /srv/fresh; test -s /srv/fresh")
     assert traces(machines) == {}
 
 
@@ -369,7 +369,7 @@ def secrets(cluster: Machines) -> dict[str, str]:
     certificates = [file for name in ADDRESSES for file in folder.glob(f"pki/*{name}.*")]
     files = [folder / "passwords/app", folder / "etcd_password", *folder.glob("pki/ca.*"), *certificates]
     return {file.name: file.read_text() for file in files} | {
-        name: cluster.console(name, "cat /etc/citus_ha/postgres/registry.yml") for name in ("worker1-1", "worker1-2")
+        name: cluster.console(name, "cat /etc/citus_ha/postgres/etcd_login.yml") for name in ("worker1-1", "worker1-2")
     }
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from servers import DATA, Server, servers
 
-REGISTRY = "etcd"
+ETCD = "etcd"
 API_PORT = 8008
 # Its data folder is a mount point here, which initdb and pg_basebackup may fill but not remove.
 PGDATA = f"{DATA}/data"
@@ -28,10 +28,10 @@ PGDATA = f"{DATA}/data"
 
 @dataclass(frozen=True)
 class PatroniGroup:
-    """A running group. ``servers`` are its members by name, the registry left out."""
+    """A running group. ``servers`` are its members by name, etcd left out."""
 
     servers: dict[str, Server]
-    registry_url: str = ""
+    etcd_url: str = ""
 
     def url(self, name: str) -> str:
         """Address of a member's REST API, as the test reaches it."""
@@ -82,8 +82,8 @@ def patroni_group(
     names: Sequence[str], *, dynamic: Mapping[str, Any] | None = None, loop_wait: int = 2, wait: bool = True
 ) -> Iterator[PatroniGroup]:
     """Start a group of members with these names; the first one bootstraps it."""
-    with servers([REGISTRY, *names], initdb=False) as hosts:
-        hosts[REGISTRY].container.exec_run(
+    with servers([ETCD, *names], initdb=False) as hosts:
+        hosts[ETCD].container.exec_run(
             [
                 "sh",
                 "-c",
@@ -92,7 +92,7 @@ def patroni_group(
             ],
             detach=True,
         )
-        group = PatroniGroup({name: hosts[name] for name in names}, f"http://{hosts[REGISTRY].address}:2379")
+        group = PatroniGroup({name: hosts[name] for name in names}, f"http://{hosts[ETCD].address}:2379")
         for name in names:
             configuration = json.dumps(_configuration(hosts[name], dynamic or {}, loop_wait))
             hosts[name].run(["sh", "-c", 'printf %s "$1" >/tmp/patroni.yml', "sh", configuration])
@@ -108,7 +108,7 @@ def _configuration(host: Server, dynamic: Mapping[str, Any], loop_wait: int) -> 
         "scope": "test",
         "name": host.name,
         "restapi": {"listen": f"0.0.0.0:{API_PORT}", "connect_address": f"{host.address}:{API_PORT}"},
-        "etcd3": {"hosts": f"{REGISTRY}:2379"},
+        "etcd3": {"hosts": f"{ETCD}:2379"},
         "bootstrap": {
             "dcs": {
                 "ttl": 20,

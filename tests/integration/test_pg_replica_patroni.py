@@ -129,7 +129,7 @@ def plain(variables: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_inventory_knows_who_leads(group: PatroniGroup, tmp_path: Path) -> None:
     group.wait()
-    by_etcd = inventory(tmp_path, {"etcd_urls": [group.registry_url], "scope": "test"})
+    by_etcd = inventory(tmp_path, {"etcd_urls": [group.etcd_url], "scope": "test"})
     by_api = inventory(tmp_path, {"groups_urls": {"all": ["http://127.0.0.1:1", group.url("two")]}})
     for seen in (by_etcd, by_api):
         assert seen["patroni_leader"]["hosts"] == [group.leader()]

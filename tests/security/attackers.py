@@ -129,7 +129,7 @@ def forged(demo: Cluster) -> dict[str, str]:
         files[f"{name}.crt"] = made_certificate.public_bytes(serialization.Encoding.PEM).decode()
         files[f"{name}.key"] = pem(key)
     # As if a server's disk had been stolen: valid, but not where it belongs. One names the server, the other nobody.
-    for name, stolen in {"stolen": f"{PREFIX}worker2-2", "nameless": f"registry@{PREFIX}worker2-2"}.items():
+    for name, stolen in {"stolen": f"{PREFIX}worker2-2", "nameless": f"etcd_client@{PREFIX}worker2-2"}.items():
         for kind in ("crt", "key"):
             files[f"{name}.{kind}"] = (pki / f"{stolen}.{kind}").read_text()
     return files

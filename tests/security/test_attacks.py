@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni_registry
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni_etcd
 from attackers import LOOT, NODE, Attacker, Outcome, attacker
 from cluster import PREFIX, Cluster
 
@@ -376,12 +376,12 @@ def test_etcds_members_are_no_other_nodes(demo: Cluster, got: Got, node: str) ->
     outcome = own.run(*asked, "--cert", f"{NODE}.crt", "--key", f"{NODE}.key")
     refused(got, f"etcd, a peer's port with the certificate of {node}", outcome, "alert")
     member = Attacker(demo.docker.containers.get(f"{PREFIX}etcd-2"))
-    files = ("--cert", "/etc/citus_ha/registry/client.crt", "--key", "/etc/citus_ha/registry/client.key")
+    files = ("--cert", "/etc/citus_ha/etcd_client/client.crt", "--key", "/etc/citus_ha/etcd_client/client.key")
     assert member.run(*asked, *files).code == 0
 
 
 def test_leases_are_revoked_by_their_owners_alone(demo: Cluster, inside: Attacker, got: Got) -> None:
-    administrator = ("--cert=/etc/citus_ha/registry/client.crt", "--key=/etc/citus_ha/registry/client.key")
+    administrator = ("--cert=/etc/citus_ha/etcd_client/client.crt", "--key=/etc/citus_ha/etcd_client/client.key")
     trust = ("--cacert=/etc/citus_ha/tls/ca.crt", f"--endpoints={ETCD}")
     listed = demo.inside("etcd-1", "etcdctl", *trust, *administrator, "lease", "list").split()
     leases = [lease for lease in listed if re.fullmatch("[0-9a-f]{16}", lease)]
@@ -394,18 +394,18 @@ def test_leases_are_revoked_by_their_owners_alone(demo: Cluster, inside: Attacke
 
 
 def test_patronis_password_opens_its_own_keys_alone(demo: Cluster, inside: Attacker, got: Got) -> None:
-    login = demo.registry_login()
+    login = demo.etcd_login()
     opened = inside.run(
         *gateway("auth/authenticate", {"name": login["username"], "password": login["password"]}, *options("nameless"))
     )
     assert opened.code == 0, opened.output
     token = ("--header", f"Authorization: {json.loads(opened.output)['token']}", *options("nameless"))
     prefix = f"/citus_ha/{demo.variables['cluster_name']}/"
-    found = inside.run(*gateway("kv/range", _patroni_registry.prefix_range(prefix), *token))
+    found = inside.run(*gateway("kv/range", _patroni_etcd.prefix_range(prefix), *token))
     assert found.code == 0 and int(json.loads(found.output)["count"]) > 10, found.output
     for attempt, path, data in [
         ("reading everything", "kv/range", EVERYTHING),
-        ("reading another cluster's keys", "kv/range", _patroni_registry.prefix_range("/citus_ha/other/")),
+        ("reading another cluster's keys", "kv/range", _patroni_etcd.prefix_range("/citus_ha/other/")),
         ("writing another key", "kv/put", {"key": "Lw==", "value": "MQ=="}),
         ("adding a member", "cluster/member/add", CALLS[4][2]),
         ("a user of its own", "auth/user/add", {"name": "x", "password": "x"}),

@@ -60,7 +60,7 @@ def test_nobody_is_root(demo: Cluster, containers: dict[str, Any]) -> None:
 
 def test_nothing_of_the_machine_is_mounted_but_the_nodes_own(containers: dict[str, Any]) -> None:
     for name, attrs in containers.items():
-        # What gives a server's lease up logs in at the registry as the server.
+        # What gives a server's lease up logs in at etcd as the server.
         node = name.removesuffix("-lease")
         for mount in attrs["Mounts"]:
             if mount["Type"] == "bind":

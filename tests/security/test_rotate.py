@@ -69,7 +69,7 @@ def log_in(demo: Cluster, login: dict[str, str]) -> Outcome:
     folder, data = "/etc/citus_ha", json.dumps({"name": login["username"], "password": login["password"]})
     return Attacker(demo.docker.containers.get(f"{PREFIX}worker1-1")).run(
         *("curl", "--silent", "--fail-with-body", "--max-time", "5", "--cacert", f"{folder}/tls/ca.crt"),
-        *("--cert", f"{folder}/registry/client.crt", "--key", f"{folder}/registry/client.key"),
+        *("--cert", f"{folder}/etcd_client/client.crt", "--key", f"{folder}/etcd_client/client.key"),
         *("--data", data, f"https://{PREFIX}etcd-1:2379/v3/auth/authenticate"),
     )
 
@@ -114,10 +114,10 @@ def test_keys_and_certificates_are_replaced_without_a_restart(demo: Cluster, got
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_passwords_are_replaced(demo: Cluster, got: Got) -> None:
-    old, login = demo.password, demo.registry_login()
+    old, login = demo.password, demo.etcd_login()
     dry = demo.play("rotate", "-e", "what=passwords", "--check").succeeded()
     assert "would replace the passwords of app" in dry.output and dry.changed
-    assert demo.password == old and demo.registry_login() == login
+    assert demo.password == old and demo.etcd_login() == login
     assert not (demo.inventory / ".secrets/passwords.next").exists()
     processes = started(demo)
     with load(demo) as seen:
@@ -133,10 +133,10 @@ def test_passwords_are_replaced(demo: Cluster, got: Got) -> None:
             with pytest.raises(psycopg2.OperationalError, match="authentication failed") as refused:
                 demo.connect(port=port, password=old, dbname=database)
             got(f"the old password at {entrance}, database {database}", str(refused.value).strip())
-    # The registry's, which no client of the database has
-    assert demo.registry_login()["password"] != login["password"]
-    assert login["password"] not in run.output and demo.registry_login()["password"] not in run.output
-    assert log_in(demo, demo.registry_login()).code == 0
+    # etcd's, which no client of the database has
+    assert demo.etcd_login()["password"] != login["password"]
+    assert login["password"] not in run.output and demo.etcd_login()["password"] not in run.output
+    assert log_in(demo, demo.etcd_login()).code == 0
     outcome = log_in(demo, login)
     got("Patroni's old password at etcd", outcome.got)
     assert outcome.code != 0 and "authentication failed" in outcome.output, outcome.output

@@ -73,7 +73,7 @@ def collection(folder: Path) -> None:
     (copy / "roles/pki/vars").mkdir()
     names = (ROOT / "roles/pki/vars/main.yml").read_text()
     names = re.sub("^pki_(?=[a-z_]*(files|secrets):)", "__pki_real_", names, flags=re.MULTILINE)
-    names += "\npki_files: []\npki_registry_files: []\npki_secrets: {}\npki_registry_secrets: {}\n"
+    names += "\npki_files: []\npki_etcd_client_files: []\npki_secrets: {}\npki_etcd_client_secrets: {}\n"
     names += 'certificate_names: "{{ __pki_names }}"\n'
     (copy / "roles/pki/vars/main.yml").write_text(names)
     (folder / "ansible.cfg").touch()

@@ -32,7 +32,7 @@ def commands(state: State, wanted: Wanted) -> list[str]:
     return [" ".join(step.argv) for step in plan(state, wanted)]
 
 
-def test_a_new_registry() -> None:
+def test_a_new_etcd() -> None:
     assert commands(NOTHING, LET_IN)[:4] == [
         "role add patroni",
         f"role grant-permission patroni readwrite {PREFIX} --prefix",
@@ -44,7 +44,7 @@ def test_a_new_registry() -> None:
     assert commands(NOTHING, SHUT_OUT) == made
 
 
-def test_a_registry_that_is_used_without_a_password_is_closed_later() -> None:
+def test_an_etcd_that_is_used_without_a_password_is_closed_later() -> None:
     assert commands(State(False, used=True), LET_IN) == commands(NOTHING, LET_IN)[:4]
     assert commands(State(False, used=True), SHUT_OUT)[-1] == "auth enable"
 

@@ -19,7 +19,7 @@ import pytest
 
 PROGRAM = Path(__file__).resolve().parents[2] / "roles/postgres/files/keep_lease.py"
 TTL = "6"
-# What of Patroni the program uses, with a registry that is a folder: the file "leader" says who leads and by which
+# What of Patroni the program uses, with a DCS that is a folder: the file "leader" says who leads and by which
 # lease, "pause" that the group is in maintenance, "stuck" that Patroni's library waits, and "revoked" gets what was
 # given up.
 CONFIG = """
@@ -33,7 +33,7 @@ DCS = """
 import time
 from pathlib import Path
 from types import SimpleNamespace as Some
-class Registry:
+class Dcs:
     def __init__(self, folder):
         self.folder = folder
         self._client = self
@@ -49,7 +49,7 @@ def get_dcs(settings):
     (Path(settings["folder"]) / "asked").touch()
     while (Path(settings["folder"]) / "stuck").exists():
         time.sleep(0.1)
-    return Registry(Path(settings["folder"]))
+    return Dcs(Path(settings["folder"]))
 """
 
 
@@ -62,7 +62,7 @@ class Server:
         self.leads("worker1-1", "17")
 
     def leads(self, name: str, lease: str) -> None:
-        """Write into the registry who leads."""
+        """Write into the DCS who leads."""
         (self.folder / "leader").write_text(f"{name} {lease}")
 
     def start(self, script: str = "exec sleep 60") -> subprocess.Popen[bytes]:
@@ -186,7 +186,7 @@ def test_nobody_shall_lead_instead_during_maintenance(server: Server) -> None:
     assert never(lambda: server.revoked() != "")
 
 
-def test_a_registry_that_does_not_answer_is_asked_again(server: Server) -> None:
+def test_a_dcs_that_does_not_answer_is_asked_again(server: Server) -> None:
     process = server.start()
     watched(server)
     (server.folder / "leader").rename(server.folder / "away")
@@ -197,7 +197,7 @@ def test_a_registry_that_does_not_answer_is_asked_again(server: Server) -> None:
 
 
 def test_a_server_is_never_kept_from_starting_for_long(server: Server) -> None:
-    """Patroni's library waits for the registry for ever."""
+    """Patroni's library waits for the DCS for ever."""
     process = server.start()
     watched(server)
     (server.folder / "stuck").touch()

@@ -90,7 +90,7 @@ def test_a_good_machine_is_taken(seen: dict[str, Any], wanted: dict[str, Any]) -
         (
             system("ubuntu", "22.04"),
             {"kind": "etcd"},
-            "has etcd 3.3, and etcd is always the distribution's; the registry needs 3.5",
+            "has etcd 3.3, and etcd is always the distribution's; Patroni needs 3.5",
         ),
         ({"used_units": ["haproxy"]}, {}, "it uses haproxy.service for something else"),
         ({}, {"postgres_version": 16}, "postgres_version is 16, and Debian 13 itself has PostgreSQL 17"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni_registry as registry
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni_etcd
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     CitusHaError,
     ConnectionFailed,
@@ -55,7 +55,7 @@ KEYS = {
 
 
 def test_groups_of_a_citus_cluster() -> None:
-    first, second, third = registry.parse_keys(KEYS, "/service/shop/", "shop")
+    first, second, third = _patroni_etcd.parse_keys(KEYS, "/service/shop/", "shop")
     assert first.variables() == {
         "patroni_name": "coordinator-1",
         "patroni_scope": "shop",
@@ -90,7 +90,7 @@ def test_groups_of_a_citus_cluster() -> None:
 
 def test_a_cluster_without_citus() -> None:
     keys = {"/db/x/leader": "a", "/db/x/members/a": data("a", role="standby_leader"), "/db/x/failover": "{}"}
-    (only,) = registry.parse_keys(keys, "/db/x/", "x")
+    (only,) = _patroni_etcd.parse_keys(keys, "/db/x/", "x")
     assert (only.citus_group, only.member.role) == (None, "standby_leader")
     assert only.groups() == ["patroni", "patroni_leader"]
     assert "patroni_citus_group" not in only.variables()
@@ -207,24 +207,24 @@ def test_refusals(tmp_path: Path, options: dict[str, Any], words: str) -> None:
 @given(url=HOSTILE, namespace=HOSTILE, scope=HOSTILE)
 def test_any_option_is_an_address_or_refused(url: str, namespace: str, scope: str) -> None:
     with pytest.raises(CitusHaError) as caught:
-        registry.Etcd(url, timeout=1).members(namespace, scope)
+        _patroni_etcd.Etcd(url, timeout=1).members(namespace, scope)
     assert str(caught.value).strip()
     with pytest.raises(CitusHaError):
         # Nobody listens there: what is no text is refused before.
-        registry.Etcd("http://127.0.0.1:1", timeout=1).members(namespace, scope)
+        _patroni_etcd.Etcd("http://127.0.0.1:1", timeout=1).members(namespace, scope)
 
 
 @hundred
 @given(st.dictionaries(st.sampled_from(["leader", "sync", "members/a", "1/members/b"]) | HOSTILE, HOSTILE))
-def test_any_registry_is_read(keys: dict[str, str]) -> None:
+def test_any_etcd_is_read(keys: dict[str, str]) -> None:
     below = {f"/service/shop/{key}": value for key, value in keys.items()}
-    for found in registry.parse_keys(below, "/service/shop/", "shop"):
+    for found in _patroni_etcd.parse_keys(below, "/service/shop/", "shop"):
         assert found.groups()[0] == "patroni"
 
 
 def test_a_conn_url_that_is_none() -> None:
     keys = {"/service/shop/members/a": '{"conn_url": "postgres://[:x"}'}
-    (found,) = registry.parse_keys(keys, "/service/shop/", "shop")
+    (found,) = _patroni_etcd.parse_keys(keys, "/service/shop/", "shop")
     assert (found.member.host, found.member.port) == (None, None)
 
 
@@ -239,6 +239,6 @@ def test_a_member_that_cannot_answer_now_is_passed_over() -> None:
             return self.answer
 
     broken = [Member(ServerError("etcd has no leader.")), Member(ConnectionFailed("nobody listens."))]
-    assert registry.first_answer([*broken, Member("well")], "cluster") == "well"
+    assert _patroni_etcd.first_answer([*broken, Member("well")], "cluster") == "well"
     with pytest.raises(ConnectionFailed, match=r"etcd has no leader\. nobody listens\."):
-        registry.first_answer(broken, "cluster")
+        _patroni_etcd.first_answer(broken, "cluster")

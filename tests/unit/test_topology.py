@@ -51,7 +51,7 @@ def findings(described: Inventory) -> str:
     return "\n".join(str(finding) for finding in build(described)[1])
 
 
-def test_a_registry_alone_is_in_order() -> None:
+def test_etcd_alone_is_in_order() -> None:
     nothing_else: dict[str, list[str]] = {group: [] for group in GROUPS if group != "etcd"}
     topology, found = build(inventory(nothing_else))
     assert found == []
@@ -92,7 +92,7 @@ def test_the_default_inventory_is_in_order() -> None:
     ("described", "words"),
     [
         pytest.param(inventory({"etcd": ["etcd-1", "etcd-2"]}), ["group etcd", "odd number"], id="even etcd"),
-        pytest.param(inventory({"etcd": []}), ["group etcd", "Patroni needs a registry"], id="no etcd"),
+        pytest.param(inventory({"etcd": []}), ["group etcd", "Patroni needs etcd"], id="no etcd"),
         pytest.param(inventory({"coordinator": []}), ["group coordinator", "needs a coordinator"], id="no coordinator"),
         pytest.param(
             inventory(worker2_1={"citus_group": 1}, worker2_2={"citus_group": 1}),
@@ -142,7 +142,7 @@ def test_the_default_inventory_is_in_order() -> None:
         pytest.param(
             inventory(worker1_1={"cluster_etcd_authentication": False}),
             ["cluster_etcd_authentication", "not the same on all hosts", "group_vars/all"],
-            id="a registry with and without authentication",
+            id="etcd with and without authentication",
         ),
         pytest.param(
             inventory(everywhere={"cluster_control_plane_tls": False, "haproxy_check_verify": "none"}),
@@ -157,12 +157,12 @@ def test_the_default_inventory_is_in_order() -> None:
         pytest.param(
             inventory(everywhere={"cluster_etcd_password": "elevenchars"}),
             ["Patroni: cluster_etcd_password", "11 characters", "at least 12"],
-            id="short password of the registry",
+            id="short password of etcd",
         ),
         pytest.param(
             inventory(everywhere={"cluster_etcd_password": "more than one word"}),
             ["cluster_etcd_password", "has white space", "choose one without"],
-            id="password of the registry with white space",
+            id="password of etcd with white space",
         ),
         pytest.param(
             inventory(everywhere={"cluster_roles": [{"name": "app", "password": "elevenchars"}]}),

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 citus_ha contributors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
 # SPDX-License-Identifier: MIT
-"""The registry as a client sees it."""
+"""etcd as a client sees it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from client import kept
 
 MEMBERS = [f"molecule-etcd-{number}" for number in (1, 2, 3)]
 TLS = (
-    "--cacert=/etc/citus_ha/tls/ca.crt --cert=/etc/citus_ha/registry/client.crt --key=/etc/citus_ha/registry/client.key"
+    "--cacert=/etc/citus_ha/tls/ca.crt --cert=/etc/citus_ha/etcd_client/client.crt --key=/etc/citus_ha/etcd_client/client.key"
 )
 
 

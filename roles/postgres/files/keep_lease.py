@@ -9,7 +9,7 @@
 Runs beside the server, on the same machine. Patroni and PostgreSQL each hold a shared lock on their folder of
 configuration (``flock`` in their commands), and so do the processes that they fork. The kernel ends it with the last of
 them: this program gets its lock when the server is dead, and only then. One that is stopped, frozen or cut off from the
-network keeps the lock, and its lease for as long as the registry lets it.
+network keeps the lock, and its lease for as long as the DCS lets it.
 
 While the lease is given up the server cannot start again. That takes a moment, and :data:`PATIENCE` at most.
 """
@@ -26,27 +26,27 @@ import time
 LOOK = 0.2
 """Seconds between two looks whether the server is alive."""
 PATIENCE = 10
-"""Seconds that one attempt to reach the registry may take."""
+"""Seconds that one attempt to reach the DCS may take."""
 NOW = "now"
 
 
 def give_up(folder: str) -> str:
     """Revoke the lease of a leader, and say so; nothing for a member that does not lead, or in maintenance.
 
-    :raises Exception: the registry was not reached. It may also wait for it for ever.
+    :raises Exception: the DCS was not reached. It may also wait for it for ever.
     """
     from patroni.config import Config
     from patroni.dcs import get_dcs
 
     settings = Config(folder).copy() | {"patronictl": True}
-    registry = get_dcs(settings)
-    cluster = registry.get_cluster()
+    dcs = get_dcs(settings)
+    cluster = dcs.get_cluster()
     if cluster.leader is None or cluster.leader.name != settings["name"]:
         return "it did not lead"
     if cluster.config is not None and cluster.config.data.get("pause"):
         return "it led, and leads on, as the group is in maintenance"
     # What Patroni gives up by itself when it ends in an orderly way: its word that it leads, and that it is there.
-    registry._client.call_rpc("/lease/revoke", {"ID": cluster.leader.session})
+    dcs._client.call_rpc("/lease/revoke", {"ID": cluster.leader.session})
     return f"gave up its lease {cluster.leader.session}"
 
 
@@ -55,7 +55,7 @@ def attempt(folder: str) -> bool:
     try:
         return subprocess.run([sys.executable, __file__, folder, NOW], check=False, timeout=PATIENCE).returncode == 0
     except subprocess.TimeoutExpired:
-        say(f"the registry did not answer within {PATIENCE} seconds")
+        say(f"the DCS did not answer within {PATIENCE} seconds")
         return False
 
 
