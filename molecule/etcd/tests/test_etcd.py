@@ -14,7 +14,8 @@ from client import kept
 
 MEMBERS = [f"molecule-etcd-{number}" for number in (1, 2, 3)]
 TLS = (
-    "--cacert=/etc/citus_ha/tls/ca.crt --cert=/etc/citus_ha/etcd_client/client.crt --key=/etc/citus_ha/etcd_client/client.key"
+    "--cacert=/etc/citus_ha/tls/ca.crt "
+    "--cert=/etc/citus_ha/etcd_client/client.crt --key=/etc/citus_ha/etcd_client/client.key"
 )
 
 
