@@ -47,7 +47,7 @@ DUMP = """
   ansible.builtin.meta: end_host
   when: service_instance | default(inventory_hostname) == inventory_hostname ~ last
   vars:
-    last: "{{ '-lease' if 'lease' in cluster_topology.nodes[inventory_hostname].beside else '' }}"
+    last: "{{ '-lease' if 'lease' in cluster_node.beside else '' }}"
 """
 # What the process of a node is given, by the process's name.
 Rendered = dict[str, dict[str, Any]]

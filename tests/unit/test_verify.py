@@ -53,6 +53,7 @@ def answers() -> dict[str, Any]:
     leaders = [{"name": name, "role": "leader"} for name in ("coordinator-1", "worker1-1")]
     return {
         "cluster_topology": {"nodes": NODES, "coordinators": ["coordinator-1"]},
+        "cluster_node": NODES["coordinator-1"],
         "cluster_pki_path": "/nonexistent",
         "status_max_in_doubt": 60,
         "status_min_certificate_days": 7,
