@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from ledger import Entry, Kind, Outcome
@@ -225,10 +225,9 @@ def noticed(name: str, window: Window, limit: float | None) -> list[str]:
     return complaints
 
 
-def troubles(entries: Sequence[Entry], now: float, seconds: float = 3.0) -> list[str]:
+def troubles(streams: Set[tuple[Kind, int]], latest: Iterable[Entry], now: float, seconds: float = 3.0) -> list[str]:
     """Streams that are not steady at the moment: without an acknowledgement, or with an error, in the last seconds."""
-    streams = {(entry.kind, entry.group) for entry in entries}
-    recent = [entry for entry in entries[-2000:] if entry.ended > now - seconds]
+    recent = [entry for entry in latest if entry.ended > now - seconds]
     bad = {(entry.kind, entry.group) for entry in recent if entry.outcome is not Outcome.OK}
     good = {(entry.kind, entry.group) for entry in recent if entry.outcome is Outcome.OK}
     return [f"{kind}s of group {group} are not steady" for kind, group in sorted(bad | (streams - good))]

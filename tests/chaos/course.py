@@ -40,7 +40,11 @@ def break_it(nodes: Nodes, ledger: Ledger, options: argparse.Namespace, names: l
         print(f"{time.strftime('%H:%M:%S')} {name} ... ", end="", flush=True)
         try:
             fault = faults.happen(
-                nodes, name, chance, options.patience, lambda: checker.troubles(ledger.entries, time.time())
+                nodes,
+                name,
+                chance,
+                options.patience,
+                lambda: checker.troubles(ledger.streams, ledger.latest(2000), time.time()),
             )
         except CannotHappen as reason:
             print(f"left out: {reason}", flush=True)

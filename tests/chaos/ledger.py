@@ -59,6 +59,7 @@ class Ledger:
         self._file = path.open("w", encoding="utf-8")
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
+        self._streams: set[tuple[Kind, int]] = set()
         self._next_key = 0
 
     def new_key(self) -> int:
@@ -72,6 +73,7 @@ class Ledger:
         line = json.dumps(asdict(entry))
         with self._lock:
             self._entries.append(entry)
+            self._streams.add((entry.kind, entry.group))
             self._file.write(line + "\n")
             self._file.flush()
 
@@ -80,6 +82,17 @@ class Ledger:
         """All so far."""
         with self._lock:
             return list(self._entries)
+
+    def latest(self, count: int) -> list[Entry]:
+        """The last ones: what is asked every second does not look through hours of them."""
+        with self._lock:
+            return self._entries[-count:]
+
+    @property
+    def streams(self) -> set[tuple[Kind, int]]:
+        """Kinds and groups that were ever written to."""
+        with self._lock:
+            return set(self._streams)
 
     def close(self) -> None:
         """No more entries."""

@@ -308,10 +308,15 @@ def test_what_begins_at_the_end_is_the_next_faults() -> None:
 
 
 def test_a_stream_is_steady_when_it_was_acknowledged_lately_and_without_an_error() -> None:
+    both = {(Kind.WRITE, 1), (Kind.WRITE, 2)}
     entries = steady(0, 20) + steady(0, 20, group=2)
-    assert checker.troubles(entries, 20) == []
-    assert len(checker.troubles([*entries, entry(90, Outcome.UNKNOWN, 19)], 20)) == 1
-    assert len(checker.troubles(steady(0, 20) + steady(0, 10, group=2), 20)) == 1
+    assert checker.troubles(both, entries, 20) == []
+    assert len(checker.troubles(both, [*entries, entry(90, Outcome.UNKNOWN, 19)], 20)) == 1
+    assert len(checker.troubles(both, steady(0, 20) + steady(0, 10, group=2), 20)) == 1
+
+
+def test_a_stream_that_has_long_been_silent_is_not_forgotten() -> None:
+    assert len(checker.troubles({(Kind.WRITE, 1), (Kind.WRITE, 2)}, steady(0, 20), 20)) == 1
 
 
 # ---- the ledger ----------------------------------------------------------------------------------
@@ -325,6 +330,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert list(ledger.read(tmp_path / "ledger")) == entries == book.entries  # on disk before it is closed
     book.close()
     assert len({one.key for one in entries}) == 3
+    assert book.latest(2) == entries[1:] and book.streams == {(Kind.WRITE, 1)}
 
 
 class Refusal(psycopg2.Error):
