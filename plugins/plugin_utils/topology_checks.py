@@ -63,6 +63,7 @@ def check(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
     yield from _check_parameters(inventory, nodes)
     yield from _check_system(inventory, nodes)
     yield from _check_patroni(inventory, nodes)
+    yield from _check_hold_limit(inventory, nodes)
     yield from _check_passwords(inventory, nodes)
     yield from _check_etcd(inventory, nodes)
     yield from _check_control_plane(inventory, nodes)
@@ -262,6 +263,24 @@ def _check_patroni(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[
                 "a leader must be able to try twice before its lease ends: postgres_loop_wait + 2 * "
                 f"postgres_retry_timeout is {loop_wait} + 2 * {retry_timeout} = {loop_wait + 2 * retry_timeout}. Raise "
                 "postgres_ttl, or lower the others.",
+            )
+
+
+HOLD_LIMIT_MARGIN = 15
+"""Seconds that a switchover may take once open transactions have ended."""
+
+
+def _check_hold_limit(inventory: Inventory, nodes: Mapping[str, Node]) -> Iterable[Finding]:
+    """Clients must not go on in the middle of what they are held for."""
+    names = ("cluster_drain_timeout", "cluster_hold_limit")
+    for drain, limit in sorted({tuple(int(inventory.get(host, name)) for name in names) for host in nodes}):
+        if limit < drain + HOLD_LIMIT_MARGIN:
+            yield Finding(
+                "all",
+                "cluster_hold_limit",
+                limit,
+                f"clients would go on in the middle of a switchover: set it to {drain + HOLD_LIMIT_MARGIN} or more, "
+                f"cluster_drain_timeout ({drain}) and {HOLD_LIMIT_MARGIN}.",
             )
 
 

@@ -136,7 +136,7 @@ QUICK = (
     "restart",
 )
 PAUSE_LIMIT = 30
-"""``operate_pause_limit``: seconds after which clients go on, whatever became of the work that they wait for."""
+"""``cluster_hold_limit``: seconds after which clients go on, whatever became of the work that they wait for."""
 UNNOTICED = 5
 """Seconds that writes may take longer while it is seen who leads, where nothing that they need is gone."""
 

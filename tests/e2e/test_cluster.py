@@ -413,7 +413,7 @@ def test_a_switchover_that_would_break_something_is_not_made(
 ) -> None:
     leader = demo.leader("coordinator")
     with hindrance(demo):
-        refused = demo.play("switchover", "-e", "group=coordinator", "-e", "operate_drain_timeout=2")
+        refused = demo.play("switchover", "-e", "group=coordinator", "-e", "cluster_drain_timeout=2")
         assert refused.code != 0 and words in " ".join(refused.output.split()), refused.tail
     assert demo.leader("coordinator") == leader
     assert demo.query("SELECT 1") == [(1,)], "no pooler is paused"

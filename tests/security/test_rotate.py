@@ -156,7 +156,7 @@ def test_a_client_that_does_not_end_its_transaction_stops_the_rotation(demo: Clu
         with idle.cursor() as cursor:
             cursor.execute("BEGIN")
             cursor.execute("SELECT 1")
-            refused = demo.play("rotate", "-e", "what=passwords", "-e", "rotate_drain_timeout=2")
+            refused = demo.play("rotate", "-e", "what=passwords", "-e", "cluster_drain_timeout=2")
             assert refused.code != 0
             assert "still had transactions open after 2 seconds" in " ".join(refused.output.split()), refused.tail
             cursor.execute("SELECT 2")

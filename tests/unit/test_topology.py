@@ -138,6 +138,11 @@ def test_the_default_inventory_is_in_order() -> None:
             ["postgres_version is 18", "Citus 13.2 runs on PostgreSQL 16, 17"],
             id="version for these packages",
         ),
+        pytest.param(
+            inventory(everywhere={"cluster_drain_timeout": 20}),
+            ["cluster_hold_limit is 30", "set it to 35 or more", "cluster_drain_timeout (20)"],
+            id="clients that would go on too early",
+        ),
         pytest.param(inventory(everywhere={"citus_version": "9.5"}), ["citus_version is '9.5'"], id="citus version"),
         pytest.param(
             inventory(worker1_1={"cluster_etcd_authentication": False}),
