@@ -142,7 +142,7 @@ test-all: setup check ## Everything: the slow tests too, ansible-test sanity, an
 	@failed=0; for part in scripts/test.sh scripts/sanity.sh "$(MAKE) molecule"; do $$part || failed=1; done; \
 	  scripts/left_out.sh test-all; exit $$failed
 
-molecule: setup ## The molecule scenarios: SCENARIO=default, or all
+molecule: setup ## The molecule scenarios, all of them or SCENARIO=default
 	@scripts/molecule.sh $(SCENARIO)
 
 ##@ Benchmarks
