@@ -44,7 +44,7 @@ def main(delay: float, jitter: float, loss: float) -> None:
     try:
         while True:
             patience = max(0.0, held[0][0] - time.monotonic()) if held else None
-            ready, _, _ = select.select([queue.get_fd(), sys.stdin], [], [], patience)
+            ready = select.select([queue.get_fd(), sys.stdin], [], [], patience)[0]
             if sys.stdin in ready and not os.read(sys.stdin.fileno(), 1):
                 break
             if queue.get_fd() in ready:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -276,16 +276,20 @@ def entrance(monkeypatch: pytest.MonkeyPatch, lock: AbstractContextManager[None]
     return made
 
 
-@contextmanager
-def taken() -> Iterator[None]:
-    raise TimedOut("the lock is held by process 7.")
-    yield
+class Taken(AbstractContextManager[None]):
+    """A lock that somebody else has."""
+
+    def __enter__(self) -> None:
+        raise TimedOut("the lock is held by process 7.")
+
+    def __exit__(self, *_error: object) -> None:
+        """Nobody gets here."""
 
 
 def test_another_switchover_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         pytest.raises(Refused, match="Another switchover is running: the lock is held by process 7"),
-        entrance(monkeypatch, taken()).alone(),
+        entrance(monkeypatch, Taken()).alone(),
     ):
         pass
 

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) 2026 citus_ha contributors
 # MIT License (see LICENSE or https://opensource.org/license/mit)
 # SPDX-License-Identifier: MIT
