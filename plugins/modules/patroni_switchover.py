@@ -166,6 +166,9 @@ STEP_DOWN_GRACE = 5
 # Seconds that a member has to say whether it leads, while clients wait.
 LOOK_SECONDS = 2
 
+# Seconds that a connection to the new leader may take, to begin with, before another one is tried.
+PROBE_SECONDS = 0.3
+
 # Seconds that a busy HAProxy may take to lead to the leader before a switchover is refused.
 LOOK_AGAIN = 5
 
@@ -262,14 +265,16 @@ def _refuse_another_target(target: tuple[str, int, str], old: str) -> None:
         )
 
 
-def _new_leader(apis: dict[str, _patroni.Client], old: str, target: tuple[str, int, str] | None) -> str | None:
+def _new_leader(
+    apis: dict[str, _patroni.Client], old: str, target: tuple[str, int, str] | None, waited: float
+) -> str | None:
     """Who leads now, once clients can go on with it."""
-    if target is None:
-        return next((name for name, api in apis.items() if name != old and _accepts_writes(api)), None)
-    new = where_it_leads(*target)
-    if new in (None, old) or leads_steadily(*target) != new or not _accepts_writes(apis[str(new)]):
-        return None
-    return new
+    new = next((name for name, api in apis.items() if name != old and _accepts_writes(api)), None)
+    if new is None or target is None:
+        return new
+    # HAProxy keeps a connection while it knows no leader, for a second each time: another one is quicker. On a machine
+    # that is too busy for that it has to be patient after all.
+    return new if leads_steadily(*target, timeout=max(PROBE_SECONDS, waited / 10)) == new else None
 
 
 def _apis(client: _patroni.Client, first: str | None) -> dict[str, _patroni.Client]:
@@ -289,7 +294,7 @@ def _follow(
     step_down_by = begun + params["drain_timeout"] + STEP_DOWN_GRACE
     stepped_down = False
     while time.monotonic() < begun + params["wait_timeout"]:
-        new = _new_leader(apis, old, target)
+        new = _new_leader(apis, old, target, time.monotonic() - begun)
         if new is not None:
             return new
         if not stepped_down and time.monotonic() > step_down_by:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -48,13 +49,19 @@ def signal_to(signal: str, process: str, *, children: bool = False) -> Action:
         born = nodes.must(node, "sh", "-c", STATE, "sh", pid).split()[1]
         told = [f"pkill -{signal} -P {pid}"] * children + [f"kill -{signal} {pid}"]
         nodes.inside(node, "sh", "-c", "; ".join(told))
-        state, now = [*nodes.inside(node, "sh", "-c", STATE, "sh", pid).split(), "", ""][:2]
-        if now == born and state != OBEYED[signal]:
-            raise DidNotHappen(f"SIG{signal} to process {pid} of {node} left it in state {state}")
+        give_up = time.monotonic() + OBEY_SECONDS
+        while True:
+            state, now = [*nodes.inside(node, "sh", "-c", STATE, "sh", pid).split(), "", ""][:2]
+            if now != born or state == OBEYED[signal]:
+                return
+            if time.monotonic() > give_up:
+                raise DidNotHappen(f"SIG{signal} to process {pid} of {node} left it in state {state}")
 
     return run
 
 
+OBEY_SECONDS = 5
+"""A process in the kernel, or one that waits for a CPU, obeys a signal when it gets there."""
 OBEYED = {"KILL": "Z", "STOP": "T"}
 """The state in which a signal leaves a process; a dead one may be gone instead."""
 STATE = "awk '{print $3, $22}' /proc/$1/stat"

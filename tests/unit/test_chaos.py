@@ -458,7 +458,8 @@ class Processes:
         return ""
 
 
-def test_a_signal_has_to_arrive() -> None:
+def test_a_signal_has_to_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "OBEY_SECONDS", 0.1)
     node: Any = Processes(obeys=True)
     actions.signal_to("STOP", "find", children=True)(node, "w1")
     actions.signal_to("KILL", "find")(node, "w1")
