@@ -129,6 +129,16 @@ def test_without_a_limit_in_the_inventory_a_server_has_its_share_of_the_machine(
     assert "shared_buffers: 224MB" in content(rendered["docker"]["worker1-1"], "/etc/citus_ha/postgres/patroni.yml")
 
 
+def test_one_lost_packet_does_not_end_an_idle_connection(rendered: dict[str, Rendered]) -> None:
+    patroni = yaml.safe_load(content(rendered["docker"]["worker1-1"], "/etc/citus_ha/postgres/patroni.yml"))
+    server = patroni["bootstrap"]["dcs"]["postgresql"]["parameters"]
+    node = dict(word.split("=") for word in server["citus.node_conninfo"].split())
+    asked_twice = int(server["tcp_keepalives_idle"]) + 2 * int(server["tcp_keepalives_interval"])
+    assert asked_twice <= int(server["tcp_user_timeout"].removesuffix("s"))
+    asked_twice = int(node["keepalives_idle"]) + 2 * int(node["keepalives_interval"])
+    assert asked_twice <= int(node["tcp_user_timeout"]) / 1000
+
+
 def test_they_read_the_same_configuration(rendered: dict[str, Rendered]) -> None:
     compared = set()
     for process, given in rendered["docker"].items():
