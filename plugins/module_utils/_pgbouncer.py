@@ -270,7 +270,7 @@ def where_it_leads(host: str, port: int, ca_cert: str, timeout: float = 2.0) -> 
     return next((value for parts in subject for key, value in parts if key == "commonName"), None)
 
 
-def leads_steadily(host: str, port: int, ca_cert: str, timeout: float = 2.0, probes: int = 4) -> str | None:
+def leads_steadily(host: str, port: int, ca_cert: str, timeout: float, probes: int = 4) -> str | None:
     """The one server that several connections in a row reach; None while they reach none, or different ones."""
     seen = set()
     for _probe in range(probes):

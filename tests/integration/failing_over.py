@@ -3,12 +3,11 @@
 # SPDX-License-Identifier: MIT
 """A failover as HAProxy and a pooler behind it see it; runs in a container, with nothing but Python and HAProxy.
 
-    python3 failing_over.py HAPROXY_CFG SECONDS
+    python3 failing_over.py CONFIGURATION SECONDS
 
 Two servers: ``a`` leads and dies, ``b`` takes over after SECONDS; both have somebody beside them who says who leads, as
 Patroni does. A pooler connects again and again, and others come when HAProxy may know no leader. It prints how each
-connection went:
-``[[seconds after the death, seconds that it took, what answered], ...]``.
+connection went: ``[[seconds after the death, seconds that it took, what answered], ...]``.
 """
 
 from __future__ import annotations
@@ -21,13 +20,17 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 POSTGRES = {"a": 5432, "b": 5433}
 PATRONI = {"a": 8008, "b": 8009}
 HAPROXY = 5000
 PATIENCE = 5.0
-LATE = (0.2, 0.25, 0.3)
-"""Seconds after the leader's death was noticed, until the next one leads."""
+TAKE_OVER = 0.3
+"""Seconds from when the leader's death was noticed until the next one leads."""
+LATE = (0.2, 0.25, TAKE_OVER)
+"""When others come, in seconds after the death was noticed."""
+FILE = Path("/tmp/haproxy.cfg")
 
 roles = {"a": "primary", "b": "replica"}
 
@@ -88,16 +91,17 @@ def take_over(after: float) -> None:
     time.sleep(after)
     roles["a"] = "demoted"
     # Not at once, as another must see that the lease is free, and PostgreSQL leave recovery.
-    time.sleep(0.3)
+    time.sleep(TAKE_OVER)
     roles["b"] = "primary"
 
 
 def main() -> None:
-    configuration, after = sys.argv[1], float(sys.argv[2])
+    after = float(sys.argv[2])
+    FILE.write_text(sys.argv[1])
     leader, _standby = map(serve, POSTGRES)
     for name in PATRONI:
         say_who_leads(name)
-    command = ["haproxy", "-db", "-f", configuration]
+    command = ["haproxy", "-db", "-f", str(FILE)]
     haproxy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         give_up = time.monotonic() + 30
