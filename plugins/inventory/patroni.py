@@ -75,12 +75,13 @@ etcd_urls:
   - https://etcd1.example.org:2379
   - https://etcd2.example.org:2379
   - https://etcd3.example.org:2379
+namespace: /citus_ha/  # of a cluster that this collection made, and then scope is its cluster_name
 scope: shop
 etcd_user: ansible
 etcd_password: "{{ lookup('ansible.builtin.env', 'ETCD_PASSWORD') }}"
-ca_cert: .secrets/ca.crt
-client_cert: .secrets/client.crt
-client_key: .secrets/client.key
+ca_cert: .secrets/pki/ca.crt
+client_cert: .secrets/pki/etcd_client@worker1-1.crt
+client_key: .secrets/pki/etcd_client@worker1-1.key
 
 ---
 # Alone, and without access to etcd

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -17,11 +18,14 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_wait imp
 from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
 
 REMEDY = "Look at `patronictl list` and at Patroni's log on the member."
+RECONNECTS = 10
+"""Seconds in which a member that runs connects to its leader."""
 
 
-def plan(params: Mapping[str, Any], name: str, cluster: Cluster) -> str | None:
+def plan(params: Mapping[str, Any], name: str, cluster: Cluster, patient: bool = True) -> str | None:
     """The one action that is needed: reinitialize, switchover, failover, pause, or None. Pure.
 
+    :param patient: whether a member that is starting is given the time for it.
     :raises Refused: with the option that would allow it.
     """
     state = params["state"]
@@ -49,9 +53,9 @@ def plan(params: Mapping[str, Any], name: str, cluster: Cluster) -> str | None:
             f"Member {name} is the leader of the group {cluster.label}.",
             "Switch over to another member first (state: promoted).",
         )
-    if member.state in ("streaming", "starting", "creating replica", "restarting", "stopping"):
+    if member.state in ("streaming", "creating replica", "restarting", "stopping"):
         return None  # well, or on its way: wait for it
-    if params["allow_rebuild"]:
+    if params["allow_rebuild"] and not (patient and member.state == "starting"):
         return "reinitialize"
     return None
 
@@ -70,8 +74,8 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     cluster = client.cluster()
     action = plan(params, name, cluster)
     waits = params["wait"] and not module.check_mode
-    if action == "reinitialize" and waits:
-        cluster, action = _give_it_a_moment(client, params, name, cluster)
+    if waits and params["state"] == "streaming" and params["allow_rebuild"]:
+        cluster, action = _give_it_time(client, params, name, cluster)
     before = cluster
     if action is not None and not module.check_mode:
         _apply(client, params, name, cluster, action)
@@ -102,23 +106,29 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     return result
 
 
-def _give_it_a_moment(
+def _give_it_time(
     client: _patroni.Client, params: Mapping[str, Any], name: str, cluster: Cluster
 ) -> tuple[Cluster, str | None]:
-    """A member that runs without streaming may only just be reconnecting: do not rebuild it for that."""
-    member = cluster.member(name)
-    if member is None or member.state != "running":
-        return cluster, plan(params, name, cluster)
-    try:
-        cluster = wait_for(
-            client.cluster,
-            lambda seen: [] if plan(params, name, seen) is None else ["not streaming"],
-            min(10, params["wait_timeout"]),
-            f"Waiting for member {name}",
-        )
-    except CitusHaError:
+    """A member may only be reconnecting, or starting: only one that gets no further is rebuilt.
+
+    One that lacks WAL to become consistent is "starting" for ever.
+    """
+    patience = {"running": min(RECONNECTS, params["wait_timeout"]), "starting": params["wait_timeout"]}
+
+    def state(seen: Cluster) -> str:
+        member = seen.member(name)
+        return member.state if member is not None else ""
+
+    if state(cluster) in patience:
+        with suppress(CitusHaError):
+            wait_for(
+                client.cluster,
+                lambda seen: [f"it is {state(seen)}"] if state(seen) in patience else [],
+                patience[state(cluster)],
+                f"Waiting for member {name}",
+            )
         cluster = client.cluster()
-    return cluster, plan(params, name, cluster)
+    return cluster, plan(params, name, cluster, patient=False)
 
 
 def _apply(client: _patroni.Client, params: Mapping[str, Any], name: str, cluster: Cluster, action: str) -> None:

@@ -33,6 +33,7 @@ options:
   members:
     description:
       - Names of the members that must be there. When not given, every member that has joined must be well.
+      - With an empty list nobody has to be well, and the group may even have no leader.
     type: list
     elements: str
   wait:
@@ -200,12 +201,6 @@ class Plan:
     patch: dict[str, Any] = field(default_factory=dict)
     restarts: tuple[str, ...] = ()
 
-    @property
-    def changes(self) -> bool:
-        """Whether anything would change."""
-        return bool(self.patch or self.restarts)
-
-
 def wanted_config(params: dict[str, Any]) -> dict[str, Any]:
     """The options as dynamic configuration."""
     wanted = dict(params["config"])
@@ -253,13 +248,14 @@ class Group:
 
     def wait_until_well(self) -> State:
         """The group as soon as nothing is missing."""
-        self._await(
-            self._client.cluster,
-            lambda cluster: missing_in(
-                cluster, self._params["members"], self._params["max_lag"], self._params["wait_sync"]
-            ),
-            f"Waiting for the group behind {self._client.url}",
-        )
+        if self._params["members"] != []:
+            self._await(
+                self._client.cluster,
+                lambda cluster: missing_in(
+                    cluster, self._params["members"], self._params["max_lag"], self._params["wait_sync"]
+                ),
+                f"Waiting for the group behind {self._client.url}",
+            )
         return self.observe()
 
     def merge(self, patch: dict[str, Any]) -> None:
@@ -285,13 +281,14 @@ class Group:
             raise ServerError(f"Member {name} has left the group before it could be restarted.", "Run the task again.")
         timeout = self._params["restart_timeout"]
         api = self._client.at(member.api_url)
+        begun = "" if only_pending else api.status().get("postmaster_start_time", "")
         try:
             api.restart(timeout, only_pending)
         except ServerError as error:
             # 503 also says "still starting", and "no longer needed" when somebody else was quicker.
             if error.details.get("status") != 503:
                 raise
-        self._await(api.status, _not_back, f"Waiting for member {name} after its restart")
+        self._await(api.status, lambda status: _not_back(status, begun), f"Waiting for member {name} after its restart")
         self.wait_until_well()
         if member.is_leader:
             self._wait_for_replay(api)
@@ -331,8 +328,8 @@ class Group:
     def _wait_for_pause(self, apis: dict[str, _patroni.Client], paused: bool) -> None:
         word = "paused" if paused else "resumed"
         self._await(
-            lambda: {name: bool(api.status().get("pause", False)) for name, api in apis.items()},
-            lambda seen: [f"member {name} has not {word}" for name, value in seen.items() if value is not paused],
+            lambda: {name: _knows_of_pause(api, paused) for name, api in apis.items()},
+            lambda seen: [f"member {name} has not {word}" for name, knows in seen.items() if not knows],
             f"Waiting for the group behind {self._client.url} to be {word}",
         )
 
@@ -372,13 +369,23 @@ class Group:
         )
 
 
+def _knows_of_pause(api: _patroni.Client, paused: bool) -> bool:
+    """Whether a member has read it. One that is dead, though the DCS still tells of it, reads it when it is back."""
+    try:
+        return bool(api.status().get("pause", False)) is paused
+    except ConnectionFailed:
+        return True
+
+
 def _pending_parameters(reason: dict[str, Any] | Any) -> frozenset[str]:
     return frozenset(str(name).lower() for name in reason)
 
 
-def _not_back(status: dict[str, Any]) -> list[str]:
-    """What a restarted member's own status lacks."""
+def _not_back(status: dict[str, Any], begun: str = "") -> list[str]:
+    """What a restarted member's own status lacks. ``begun``: when the server started that is to be gone."""
     lacking = []
+    if begun and status.get("postmaster_start_time") == begun:
+        lacking.append("it is still the server of before")
     if status.get("state") != "running":
         lacking.append(f"it is '{status.get('state')}'")
     elif status.get("role") == "replica" and status.get("replication_state") != "streaming":

@@ -188,13 +188,17 @@ def lead(module: AnsibleModule) -> dict[str, Any]:
         "new_leader": todo.candidate,
         "diff": {"before": {"leader": todo.leader}, "after": {"leader": todo.candidate}},
     }
+    watched = params["socket_dir"] and not params["force"]
+    entrance = _switchover.Entrance(params["socket_dir"], params["socket_port"]) if watched else None
     if module.check_mode:
+        if entrance:  # What refuses it is said before poolers hold their clients for nothing.
+            with entrance.alone():
+                return result
         return result
     begun = time.monotonic()
     if params["force"]:
         client.failover(str(todo.candidate), timeout=params["wait_timeout"])
-    elif params["socket_dir"]:
-        entrance = _switchover.Entrance(params["socket_dir"], params["socket_port"])
+    elif entrance:
         with entrance.alone():
             if params["poolers"]:
                 wait_until(params["start_at"])
@@ -297,9 +301,10 @@ def _follow(
         new = _new_leader(apis, old, target, time.monotonic() - begun)
         if new is not None:
             return new
-        if not stepped_down and time.monotonic() > step_down_by:
-            stepped_down = not _accepts_writes(apis[old])
-        if not stepped_down and time.monotonic() > step_down_by:
+        # No answer says nothing: it is asked again.
+        leads = None if stepped_down or time.monotonic() < step_down_by else _accepts_writes(apis[old])
+        stepped_down = stepped_down or leads is False
+        if leads:
             raise TimedOut(
                 f"{old} still leads, {params['drain_timeout'] + STEP_DOWN_GRACE} seconds after clients were made to "
                 "wait. They go on as before.",
@@ -317,11 +322,13 @@ def _leader_of(client: _patroni.Client) -> str | None:
     return leader.name if leader else None
 
 
-def _accepts_writes(api: _patroni.Client) -> bool:
-    """Whether Patroni says that it leads, and PostgreSQL that it is not in recovery."""
+def _accepts_writes(api: _patroni.Client) -> bool | None:
+    """Whether Patroni says that it leads, and PostgreSQL that it is not in recovery. None: it does not answer."""
     try:
         status = api.json("GET", "/primary")
-    except (ConnectionFailed, ServerError):
+    except ConnectionFailed:
+        return None
+    except ServerError:
         return False
     return status.get("role") == "primary" and status.get("state") == "running"
 

@@ -136,8 +136,9 @@ options:
   patroni_url:
     description:
       - Address of the REST API of a member of the group. The standby is then Patroni's, and O(name) its member.
-        V(streaming) reinitializes it when it does not stream and O(allow_rebuild) is set, V(promoted) switches over
-        (with O(force) fails over), V(paused) pauses the group, V(absent) checks that the member has left.
+        V(streaming) reinitializes it when it does not stream and O(allow_rebuild) is set, one that is starting only
+        after O(wait_timeout). V(promoted) switches over (with O(force) fails over), V(paused) pauses the group,
+        V(absent) checks that the member has left.
     type: str
   patroni_ca_cert:
     description: As O(citus_ha.cluster.patroni_group#module:ca_cert).

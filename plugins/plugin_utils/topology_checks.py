@@ -29,6 +29,7 @@ FACTS = {
     "etcd_is_open",
     "postgres_is_leader",
     "service_machine",
+    "service_down",
     "service_missing",
     "service_machine_cpus",
     "service_machine_memory",

@@ -23,7 +23,7 @@ SETTLE = 5
 
 @dataclass
 class Course:
-    """What happened, and of each fault that could not happen why; ``broken_off`` says why the program ended early."""
+    """What happened, and of each fault that did not happen why; ``broken_off`` says why the program ended early."""
 
     happened: list[faults.Happened] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -59,6 +59,10 @@ def break_it(nodes: Nodes, ledger: Ledger, options: argparse.Namespace, names: l
         )
         if fault.problem:
             break
+    tried = {fault.name for fault in course.happened}
+    for name in dict.fromkeys(names):
+        if name not in tried:
+            course.left_out.setdefault(name, "the run was over before its turn")
 
 
 def complaints_of(course: Course, rows: list[Row], named: bool) -> list[str]:

@@ -53,24 +53,28 @@ class Member:
 class Seen:
     """What the nodes say at one moment.
 
-    ``running`` whether each container runs, ``members`` those of each group, ``paused`` the poolers that hold their
-    clients, ``speechless`` the etcd members that are not well, ``in_doubt`` the transactions on each group's leader
-    that have been undecided for too long.
+    ``running`` whether each container runs, ``members`` those of each group, ``holding`` the poolers that hold their
+    clients or do not say, ``speechless`` the etcd members that are not well, ``in_doubt`` how many transactions on
+    each group's leader have been undecided for too long, "" where it does not say.
     """
 
     running: Mapping[str, bool]
     members: Mapping[str, Sequence[Member]]
-    paused: Sequence[str] = ()
+    holding: Sequence[str] = ()
     speechless: Sequence[str] = ()
-    in_doubt: Mapping[str, int] = field(default_factory=dict)
+    in_doubt: Mapping[str, str] = field(default_factory=dict)
 
 
 def lacking(groups: Mapping[str, Sequence[str]], seen: Seen) -> list[str]:
     """What a cluster lacks to be complete: all run, one leader in each group, the others stream in step."""
     lacks = [f"{name} does not run" for name, runs in seen.running.items() if not runs]
-    lacks += [f"{name} is paused" for name in seen.paused]
+    lacks += [f"{name} is paused, or does not answer" for name in seen.holding]
     lacks += [f"{name} is not well" for name in seen.speechless]
-    lacks += [f"{count} transactions on {node} are in doubt" for node, count in seen.in_doubt.items() if count]
+    lacks += [
+        f"{count or 'an unknown number of'} transactions on {node} are in doubt"
+        for node, count in seen.in_doubt.items()
+        if count != "0"
+    ]
     for group, names in groups.items():
         members = {member.name: member for member in seen.members.get(group, ())}
         leaders = [member for member in members.values() if member.role == "leader" and member.state == "running"]
@@ -234,11 +238,10 @@ class Nodes:
 
     def paused(self) -> list[str]:
         """The poolers that hold their clients."""
-        return [
-            name
-            for name in self.poolers
-            if "paused|yes" in self.inside(name, *PSQL, "-p", str(self.port(name, "pgbouncer_port")), *SHOW_STATE)
-        ]
+        return [name for name in self.poolers if "paused|yes" in self._pooler_state(name)]
+
+    def _pooler_state(self, pooler: str) -> str:
+        return self.inside(pooler, *PSQL, "-p", str(self.port(pooler, "pgbouncer_port")), *SHOW_STATE)
 
     def seen(self) -> Seen:
         """Ask all of them."""
@@ -247,9 +250,9 @@ class Nodes:
         return Seen(
             running={name: self.running(name) for name in self.all},
             members=members,
-            paused=self.paused(),
+            holding=[name for name in self.poolers if "paused|no" not in self._pooler_state(name)],
             speechless=[name for name in self.etcd if '"true"' not in self._etcd_health(name)],
-            in_doubt={name: int(self._query(name, IN_DOUBT) or 0) for name in leaders},
+            in_doubt={name: self._query(name, IN_DOUBT) for name in leaders},
         )
 
     def _etcd_health(self, node: str) -> str:

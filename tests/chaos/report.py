@@ -85,7 +85,7 @@ def page(
     left_out: Mapping[str, str],
     picture: str,
 ) -> str:
-    """The report in Markdown. ``left_out`` says of each fault that could not happen why."""
+    """The report in Markdown. ``left_out`` says of each fault that did not happen why."""
     verdict = (
         "**Nothing was lost, nothing appeared, nobody had to help.**"
         if not complaints

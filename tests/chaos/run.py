@@ -94,7 +94,7 @@ def main() -> int:
     rows = [
         report.Row(fault, checker.window(ledger.entries, fault.begun, fault.well + SETTLE)) for fault in course.happened
     ]
-    complaints += complaints_of(course, rows, named=options.faults not in ("all", "quick"))
+    complaints += complaints_of(course, rows, named=options.faults != "all")
     told = evidence.summary(ledger.entries, workload, probes, options.seed)
     text = report.page(rows, told, complaints, course.left_out, "chaos.svg")
     (options.output / "chaos.md").write_text(text, encoding="utf-8")

@@ -276,6 +276,6 @@ def on_every_node(dsn: str, statement: str) -> dict[str, str]:
     rows = ask(
         dsn,
         "SELECT n.nodename, r.result FROM run_command_on_all_nodes($command$" + statement + "$command$) AS r"
-        " JOIN pg_dist_node AS n ON n.nodeid = r.nodeid WHERE n.noderole = 'primary'",
+        " JOIN pg_dist_node AS n ON n.nodeid = r.nodeid WHERE n.noderole = 'primary' AND r.success",
     )
     return {str(node): str(result) for node, result in rows}

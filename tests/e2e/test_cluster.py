@@ -99,6 +99,18 @@ def test_the_cluster_is_healthy(demo: Cluster) -> None:
     assert "is healthy" in demo.play("verify").succeeded().output
 
 
+@pytest.mark.slow
+def test_what_gives_leases_up_is_missed(demo: Cluster) -> None:
+    keeper = demo.docker.containers.get(f"{PREFIX}worker1-1-lease")
+    keeper.kill()
+    try:
+        checked = demo.play("verify")
+        assert checked.code != 0 and "worker1-1-lease does not run" in " ".join(checked.output.split()), checked.tail
+    finally:
+        keeper.start()
+    assert healthy(demo)
+
+
 def test_the_installed_collection_works_by_name_from_anywhere(demo: Cluster, again: Again) -> None:
     folder = again.installed
     for playbook in ("status", "verify"):
@@ -399,22 +411,24 @@ def another_switchover(demo: Cluster) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("hindrance", "words"),
+    ("hindrance", "words", "held"),
     [
-        (open_transaction, "PgBouncer still had transactions open after 2 seconds, and goes on as before."),
-        (partial(open_transaction, port=25000), "Nobody was switched over and clients go on as before."),
-        (paused_pooler, "PgBouncer is paused already"),
-        (another_switchover, "Another switchover is running"),
+        (open_transaction, "PgBouncer still had transactions open after 2 seconds, and goes on as before.", True),
+        (partial(open_transaction, port=25000), "Nobody was switched over and clients go on as before.", True),
+        (paused_pooler, "PgBouncer is paused already", False),
+        (another_switchover, "Another switchover is running", False),
     ],
     ids=["a client in a transaction", "a client past the pooler", "a paused pooler", "another switchover"],
 )
 def test_a_switchover_that_would_break_something_is_not_made(
-    demo: Cluster, hindrance: Callable[[Cluster], AbstractContextManager[None]], words: str
+    demo: Cluster, hindrance: Callable[[Cluster], AbstractContextManager[None]], words: str, held: bool
 ) -> None:
-    leader = demo.leader("coordinator")
+    leader, pooler = demo.leader("coordinator"), demo.docker.containers.get(f"{PREFIX}pgbouncer-1")
     with hindrance(demo):
+        before = pooler.logs().count(b"PAUSE command issued")
         refused = demo.play("switchover", "-e", "group=coordinator", "-e", "cluster_drain_timeout=2")
         assert refused.code != 0 and words in " ".join(refused.output.split()), refused.tail
+        assert (pooler.logs().count(b"PAUSE command issued") > before) is held, "clients wait for what can be"
     assert demo.leader("coordinator") == leader
     assert demo.query("SELECT 1") == [(1,)], "no pooler is paused"
 
@@ -431,6 +445,8 @@ def test_nobody_takes_over_during_maintenance(demo: Cluster) -> None:
         demo.docker.containers.get(PREFIX + leader).kill()
         time.sleep(TTL + 5)
         assert demo.psql(standby, "SELECT pg_is_in_recovery()", database="postgres") == "t"
+        # Nobody leads the group by now, and that is no hindrance.
+        assert demo.play("pause", "-e", "group=worker1").succeeded().changed == {}
     finally:
         demo.docker.containers.get(PREFIX + leader).start()
         demo.play("resume").succeeded()

@@ -238,9 +238,10 @@ def test_a_complete_cluster_lacks_nothing() -> None:
     ("seen", "words"),
     [
         (replace(WELL, running={"c1": True, "etcd-1": False}), "etcd-1 does not run"),
-        (replace(WELL, paused=["pgbouncer-1"]), "pgbouncer-1 is paused"),
+        (replace(WELL, holding=["pgbouncer-1"]), "pgbouncer-1 is paused, or does not answer"),
         (replace(WELL, speechless=["etcd-1"]), "etcd-1 is not well"),
-        (replace(WELL, in_doubt={"c1": 2}), "2 transactions on c1 are in doubt"),
+        (replace(WELL, in_doubt={"c1": "2"}), "2 transactions on c1 are in doubt"),
+        (replace(WELL, in_doubt={"c1": ""}), "an unknown number of transactions on c1 are in doubt"),
         (replace(WELL, members={}), "coordinator has 0 running leaders"),
         (replace(WELL, members={"coordinator": [LEADING]}), "c2 is unknown"),
         *(

@@ -11,9 +11,9 @@ import ipaddress
 import json
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni
@@ -270,7 +270,70 @@ def test_plan(options: dict[str, Any], patch: dict[str, Any], restarts: tuple[st
     params = {"config": {}, "paused": None, "restart_pending": False, "restart": [], **options}
     state = patroni_group.State(cluster(member("a", "leader"), member("b", pending_restart=True)), {"ttl": 30})
     todo = patroni_group.plan(params, state)
-    assert (todo.patch, todo.restarts, todo.changes) == (patch, restarts, bool(patch or restarts))
+    assert (todo.patch, todo.restarts) == (patch, restarts)
+
+
+# ---- what is waited for --------------------------------------------------------------------------
+
+
+class Fake:
+    """The REST API of every member of a group; the ``dead`` one gives no answer. A restart is refused as under way."""
+
+    url = "http://a:8008"
+
+    def __init__(self, *members: Member, dead: str = "", paused: bool = False, started: Sequence[str] = ()) -> None:
+        self.members, self.dead, self.paused, self.started = members, dead, paused, list(started)
+
+    def at(self, url: str) -> Any:
+        return SilentFake() if self.dead and f"//{self.dead}:" in url else self
+
+    def cluster(self) -> Cluster:
+        return Cluster(self.members, scope="shop", paused=self.paused)
+
+    def config(self) -> dict[str, Any]:
+        return {"pause": True} if self.paused else {}
+
+    def patch_config(self, patch: dict[str, Any]) -> None:
+        self.paused = patch["pause"] is not None
+
+    def status(self) -> dict[str, Any]:
+        seen = {"state": "running", "role": "primary", "pause": self.paused}
+        if self.started:
+            seen["postmaster_start_time"] = self.started.pop(0) if len(self.started) > 1 else self.started[0]
+        return seen
+
+    def restart(self, _timeout: int, _only_pending: bool) -> None:
+        raise ServerError("restart already in progress.", "", status=503)
+
+
+class SilentFake:
+    def status(self) -> None:
+        raise ConnectionFailed("no answer.", "")
+
+
+def waiting(fake: Fake, **options: Any) -> patroni_group.Group:
+    params = {"members": None, "max_lag": 100, "wait": True, "wait_sync": False, "wait_timeout": 0.2, **options}
+    return patroni_group.Group(cast(Any, fake), {**params, "restart_timeout": 1})
+
+
+def test_maintenance_begins_although_the_leader_is_dead() -> None:
+    fake = Fake(member("a", "leader"), member("b"), dead="a")
+    waiting(fake, members=[]).merge({"pause": True})
+    assert fake.paused
+
+
+def test_maintenance_begins_although_nobody_leads() -> None:
+    nobody_leads = Fake(member("a"), member("b"))
+    assert waiting(nobody_leads, members=[]).wait_until_well().cluster.leader is None
+    with pytest.raises(TimedOut, match="no member holds the leader lock"):
+        waiting(nobody_leads).wait_until_well()
+
+
+def test_a_restart_that_was_refused_is_none() -> None:
+    waiting(Fake(member("a", "leader"), started=["monday", "monday", "tuesday"])).restart("a", only_pending=False)
+    with pytest.raises(TimedOut, match="it is still the server of before"):
+        waiting(Fake(member("a", "leader"), started=["monday"])).restart("a", only_pending=False)
+    waiting(Fake(member("a", "leader"), started=["monday"])).restart("a")
 
 
 # ---- the client ----------------------------------------------------------------------------------

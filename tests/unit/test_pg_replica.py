@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psycopg2.extensions
 import pytest
@@ -383,6 +384,7 @@ def group(state: str = "streaming", role: str = "replica", paused: bool = False)
         ({}, group("running"), None),
         ({"allow_rebuild": True}, group(), None),
         ({"allow_rebuild": True}, group("creating replica"), None),
+        ({"allow_rebuild": True}, group("starting"), None),
         ({"allow_rebuild": True}, group("start failed"), "reinitialize"),
         ({"allow_rebuild": True}, group("running"), "reinitialize"),
         ({"state": "promoted"}, group(), "switchover"),
@@ -396,6 +398,24 @@ def group(state: str = "streaming", role: str = "replica", paused: bool = False)
 def test_plan_under_patroni(options: dict[str, Any], seen: Cluster, action: str | None) -> None:
     params = {"state": "streaming", "allow_rebuild": False, "force": False, **options}
     assert _replica_patroni.plan(params, "two", seen) == action
+
+
+@pytest.mark.parametrize(
+    ("states", "action"),
+    [
+        (["streaming"], None),
+        (["starting", "running", "streaming"], None),
+        (["running", "streaming"], None),
+        (["starting"], "reinitialize"),
+        (["starting", "start failed", "starting"], "reinitialize"),
+        (["running"], "reinitialize"),
+    ],
+)
+def test_a_member_that_gets_no_further_is_rebuilt(states: list[str], action: str | None) -> None:
+    params = {"state": "streaming", "allow_rebuild": True, "wait_timeout": 0.6}
+    seen, first = iter([*states[1:], *[states[-1]] * 99]), states[0]
+    client = cast(Any, SimpleNamespace(cluster=lambda: group(next(seen))))
+    assert _replica_patroni._give_it_time(client, params, "two", group(first))[1] == action
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,11 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
     ConnectionFailed,
     InvalidInput,
     Refused,
+    ServerError,
     TimedOut,
 )
 from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import Cluster, Member
+from ansible_collections.citus_ha.cluster.plugins.modules import patroni_switchover
 
 SYNCHRONOUS = {"synchronous_mode": True}
 
@@ -297,3 +299,52 @@ def test_another_switchover_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_waited_for_in_vain_is_not_called_another_switchover(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TimedOut, match="clients"), entrance(monkeypatch, nullcontext()).alone():
         raise TimedOut("a transaction of clients is open.")
+
+
+class Api:
+    """A member whose API gives these answers to "do you lead?", and the last one for ever."""
+
+    def __init__(self, *answers: Exception | str) -> None:
+        self.answers = list(answers)
+
+    def json(self, _method: str, _path: str) -> dict[str, Any]:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return {"role": answer, "state": "running"}
+
+
+SILENCE = ConnectionFailed("no answer.", "")
+LEADS, LEADS_NOT = "primary", ServerError("503.", "", status=503)
+
+
+def follow(old: Api, new: Api) -> str:
+    """A pooler's half, which gives the leader's no time."""
+    apis = cast(Any, {"a": old, "b": new})
+    params = {"drain_timeout": -patroni_switchover.STEP_DOWN_GRACE, "wait_timeout": 0.5}
+    return patroni_switchover._follow(apis, params, "a", None, time.monotonic())
+
+
+def test_clients_go_on_when_the_leader_still_leads_though_it_did_not_answer_at_once() -> None:
+    with pytest.raises(TimedOut, match="a still leads"):
+        follow(Api(SILENCE, LEADS), Api(LEADS_NOT))
+
+
+def test_who_has_stepped_down_once_is_not_asked_again() -> None:
+    with pytest.raises(TimedOut, match="no new leader"):
+        follow(Api(LEADS_NOT, LEADS), Api(LEADS_NOT))
+    assert follow(Api(LEADS_NOT), Api(LEADS_NOT, SILENCE, LEADS)) == "b"
+
+
+@pytest.mark.parametrize("socket_dir", [None, "/run/postgresql"])
+def test_a_dry_run_says_that_another_switchover_is_running(
+    monkeypatch: pytest.MonkeyPatch, socket_dir: str | None
+) -> None:
+    client = SimpleNamespace(cluster=lambda: group(member("b")), config=lambda: SYNCHRONOUS)
+    monkeypatch.setattr(patroni_switchover._patroni, "client", lambda _params: client)
+    taken = entrance(monkeypatch, Taken())
+    monkeypatch.setattr(_switchover, "Entrance", lambda *_where: taken)
+    params = {"candidate": "b", "force": False, "max_lag": 100, "socket_dir": socket_dir, "socket_port": 5432}
+    dry_run = cast(Any, SimpleNamespace(params=params, check_mode=True))
+    with pytest.raises(Refused, match="Another switchover") if socket_dir else nullcontext():
+        assert patroni_switchover.lead(dry_run)["new_leader"] == "b"

@@ -35,6 +35,7 @@ NODES = {
         "citus_group": group,
         "manager": "patroni",
         "ports": {"postgres_port": 5432},
+        "initial_primary": name.endswith("-1"),
     }
     for number, (name, group) in enumerate([("coordinator-1", 0), ("worker1-1", 1), ("worker1-2", 1)], 1)
 }
@@ -56,6 +57,7 @@ def answers() -> dict[str, Any]:
         "cluster_node": NODES["coordinator-1"],
         "cluster_pki_path": "/nonexistent",
         "status_max_in_doubt": 60,
+        "status_max_lag": 100,
         "status_min_certificate_days": 7,
         "__status_leads": True,
         "__status_patroni": {"members": [*leaders, {"name": "worker1-2", "role": "sync_standby"}], "paused": False},
@@ -69,7 +71,8 @@ def answers() -> dict[str, Any]:
         "__status_coordinator_leaders": [NODES["coordinator-1"]],
         "__status_pooler": {"query_result": [{"address": "10.0.0.1", "in_recovery": False}]},
         "__status_slots": {"query_result": []},
-        "__status_server": {"query_result": [{"state": "running"}]},
+        "__status_server": {"query_result": [{"state": "running", "role": "primary", "lag": None}]},
+        "service_down": [],
     }
 
 
@@ -103,7 +106,8 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
     given = answers()
     given["__status_patroni"]["paused"] = True
     given["__status_etcd"] = {"failed": True, "stderr": "context deadline exceeded"}
-    given["__status_server"] = {"query_result": [{"state": "not streaming"}]}
+    given["__status_server"] = {"query_result": [{"state": "not streaming", "role": "standby", "lag": 101}]}
+    given["service_down"] = ["coordinator-1-lease"]
     given["__status_slots"]["query_result"] = [{"slot_name": "left", "kept": "16 MB"}]
     given["__status_citus"] = {
         # worker1-1 leads
@@ -120,12 +124,16 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
     given["__status_pooler"]["query_result"] = [{"address": "10.0.0.9", "in_recovery": True}]
     assert problems(tmp_path, given) == [
         "context deadline exceeded",
+        "coordinator-1-lease does not run. start.yml starts it, logs.yml shows what it said.",
         "leads to a server that is in recovery, 10.0.0.9.",
         "leads to 10.0.0.9 instead of coordinator-1, which leads the coordinator. If it lasts, look at the log of its"
         " HAProxy.",
         "nobody reads the replication slot left, which keeps 16 MB of WAL. Start its reader, or drop it:"
         " pg_drop_replication_slot.",
         "is not streaming.",
+        "is a standby, and the inventory says otherwise: the first host of a group, or the one with"
+        " postgres_initial_role: primary, is its primary.",
+        "lags 101 bytes; status_max_lag is 100.",
         "automatic failover is switched off for coordinator. resume.yml switches it on.",
         "could not ask for versions: permission denied",
         "worker1-2 is not registered in Citus. site.yml registers it.",
@@ -135,6 +143,14 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
         "worker1-1:5432 does not reach coordinator-1:5432.",
         'metadata differs between nodes: {"table": "pg_dist_node"}',
         "the transaction citus_0_2 has been in doubt for 61 seconds: Citus decides it when all nodes reach each other.",
+    ]
+
+
+def test_a_pooler_without_an_answer_may_be_paused(tmp_path: Path) -> None:
+    given = {**answers(), "__status_pooler": {"failed": True, "msg": "Timed out."}}
+    assert problems(tmp_path, given) == [
+        "Timed out.",
+        "lets no client in. One that is paused (SHOW STATE in its console) goes on after RESUME.",
     ]
 
 
