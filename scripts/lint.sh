@@ -9,6 +9,7 @@ run() {
 }
 
 run ruff check --quiet .
+run ruff format --check --quiet .
 # By its name in the collection: the files import each other by it, and mypy wants one name for each file.
 run mypy --package ansible_collections.citus_ha.cluster.plugins
 # Suite by suite, as two may have files of the same name. A test without -> None is as clear.

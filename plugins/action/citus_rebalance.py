@@ -37,17 +37,16 @@ class ActionModule(WaitingAction):
 
 def merge(first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
     """One result of the call that has started the job and the one that saw it end."""
-    if "moves" not in first:
-        return last
     result = {**last}
-    for name in ("moves", "bytes", "settings", "diff"):
-        if name in first:
-            result[name] = first[name]
-    result["changed"] = bool(first.get("changed") or last.get("changed"))
-    result["queries"] = [*first.get("queries", []), *last.get("queries", [])]
+    if "moves" in first:
+        for name in ("moves", "bytes", "settings", "diff"):
+            if name in first:
+                result[name] = first[name]
+        result["changed"] = bool(first.get("changed") or last.get("changed"))
+        result["queries"] = [*first.get("queries", []), *last.get("queries", [])]
     # The job may have ended between two calls, where nobody waited for it.
     reached = last.get("progress", {})
-    same = reached.get("job_id") == first.get("progress", {}).get("job_id")
+    same = "job_id" in reached and reached["job_id"] == first.get("progress", {}).get("job_id")
     if same and not last.get("failed") and failure(reached, "the coordinator"):
         result.update(failed=True, msg=failure(reached, "the coordinator"))
     return result

@@ -21,14 +21,32 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._citus_server imp
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, Refused
 
 
-def plan_drained(desired: Sequence[Desired], catalog: Catalog, mode: str = "auto") -> list[Action]:
+def plan_drained(
+    desired: Sequence[Desired], catalog: Catalog, mode: str = "auto", patroni: bool = False
+) -> list[Action]:
     """Steps that leave ``desired`` without shards of distributed tables and keep new ones away.
 
     :raises InvalidInput: a node is not registered.
-    :raises Refused: the shards have nowhere to go.
+    :raises Refused: the shards have nowhere to go, or are the group's, and Patroni lets another member lead it.
     """
     nodes = [_registered(entry, catalog) for entry in desired]
+    if patroni:
+        _refuse_standbys_alone(nodes, catalog)
     return _drain(nodes, catalog, mode)
+
+
+def _refuse_standbys_alone(nodes: Sequence[Node], catalog: Catalog) -> None:
+    """A secondary has nothing of its own, but who names a member before removing its group means the group."""
+    led = {node.group for node in nodes if node.is_primary}
+    for node in nodes:
+        primary = catalog.primary_of(node.group)
+        holdings = catalog.holdings.get(node.group, Holdings())
+        if node.group not in led and primary is not None and holdings.distributed:
+            raise Refused(
+                f"Node {node} is a secondary now; the shards of group {node.group} are drained from its primary,"
+                f" {primary}.",
+                "Name all nodes of the group.",
+            )
 
 
 def _drain(nodes: Sequence[Node], catalog: Catalog, mode: str) -> list[Action]:
@@ -104,7 +122,7 @@ def plan_absent(
         _refuse_running_under_patroni(nodes, catalog)
     going = {node.address for node in nodes}
     actions: list[Action] = []
-    to_drain: list[Node] = []
+    to_drain = False
     copy_reference: list[Node] = []
     leaving = {node.group for node in nodes if node.is_primary}
     staying = [n for n in catalog.nodes if n.is_primary and n.is_active and n.group not in leaving]
@@ -137,12 +155,12 @@ def plan_absent(
                     "Add a node first, or drop the tables.",
                 )
             copy_reference.append(node)
-        if holdings.distributed:
-            to_drain.append(node)
+        to_drain = to_drain or bool(holdings.distributed)
     if copy_reference:
         first = copy_reference[0]
         actions.append(Action("replicate_reference_tables", first.name, first.port, {"shard_transfer_mode": mode}))
-    actions += _drain(to_drain, catalog, mode)
+    if to_drain:  # all that leave: one without shards must not get the others'
+        actions += _drain(nodes, catalog, mode)
     for node in sorted(nodes, key=lambda n: (n.is_primary, n.group, n.address)):
         actions.append(Action("remove", node.name, node.port))
     return actions

@@ -85,6 +85,7 @@ def plan_present(desired: Sequence[Desired], catalog: Catalog) -> list[Action]:
     adds: list[Action] = []
     later: list[Action] = []
     wanted = {entry.address: entry for entry in desired}
+    _refuse_two_newcomers(desired, catalog, wanted)
     for entry in sorted(_with_groups(desired, catalog), key=_registration_order):
         node = catalog.at(entry.address)
         previous = catalog.at(entry.previous) if entry.previous else None
@@ -102,6 +103,24 @@ def plan_present(desired: Sequence[Desired], catalog: Catalog) -> list[Action]:
                 node = _exchange(entry, node, catalog, wanted, moves)
             later += _properties(entry, node)
     return coordinator + _moves(moves, catalog) + adds + later
+
+
+def _refuse_two_newcomers(desired: Sequence[Desired], catalog: Catalog, wanted: Mapping[Address, Desired]) -> None:
+    """Of the entries without a role that would become the primary of their group there may be one."""
+    primaries: dict[int, str] = {}
+    for node in catalog.nodes:
+        if node.is_primary and node.address in wanted and wanted[node.address].role != SECONDARY:
+            primaries[node.group] = str(node)
+    for entry in desired:
+        known = catalog.at(entry.address) or (catalog.at(entry.previous) if entry.previous else None)
+        if known is not None or entry.group is None or entry.role == SECONDARY:
+            continue
+        other = primaries.setdefault(entry.group, str(entry))
+        if other != str(entry):
+            raise InvalidInput(
+                f"nodes: both {other} and {entry} would be the primary of group {entry.group}.",
+                "A group has one primary; make the other one role: secondary, or give it another group.",
+            )
 
 
 def _with_groups(desired: Sequence[Desired], catalog: Catalog) -> list[Desired]:

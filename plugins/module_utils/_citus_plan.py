@@ -72,6 +72,14 @@ def _schema_action(entry: Desired, schema: Schema) -> tuple[Action | None, list[
     return action, findings
 
 
+def _against_the_list(table: str, name: str, other: Desired) -> Finding:
+    return Finding(
+        table,
+        f"cascade: true would undistribute {name}, too, which is to be {other.state}.",
+        "Leave one of the two out, or want the same of both.",
+    )
+
+
 def plan(desired: Sequence[Desired], state: State) -> Plan:
     """Compare what is wanted with what is there."""
     findings = [found for found in (missing_problem(entry, state) for entry in desired) if found]
@@ -92,6 +100,8 @@ def plan(desired: Sequence[Desired], state: State) -> Plan:
     handled: set[str] = set()
     whole_groups: set[int | None] = set()
     without_identity: list[str] = []
+    returning: list[Action] = []
+    listed = {str(state.tables[entry.name]): entry for entry in desired if entry.name in state.tables}
     for entry in order.entries:
         if entry.kind == "schema":
             action, found = _schema_action(entry, state.schemas[entry.name.table])
@@ -106,14 +116,20 @@ def plan(desired: Sequence[Desired], state: State) -> Plan:
         findings += found
         warnings += warned
         actions.append(action)
+        if action.to_coordinator and not entry.force:
+            returning.append(action)
         if action.verb == "alter" and action.also:
             whole_groups.add(table.colocation_id)
         elif action.verb == "undistribute" or entry.state == "local":
-            handled.update(action.also)
+            others = {name: listed[name] for name in action.also if name in listed}
+            others = {name: other for name, other in others.items() if other.state != entry.state}
+            handled.update(set(action.also) - set(others))
+            if action.verb == "undistribute":
+                findings += [_against_the_list(str(table), name, other) for name, other in others.items()]
         extra = state.details.extras.get(table.oid)
         if entry.state == "distributed" and extra and not extra.replica_identity:
             without_identity.append(str(table))
-    findings += space_problems(actions, entries, state)
+    findings += space_problems(returning, state)
     actions = with_lifted(actions, order.lifted)
     seen: set[tuple[str, str]] = set()
     taken_along = {name for action in actions if action.verb == "undistribute" for name in action.also}

@@ -126,5 +126,7 @@ def with_lifted(actions: Sequence[Action], keys: Sequence[ForeignKey]) -> list[A
         lock=lock,
         sequential=True,
     )
-    inside = [replace(action, joined=True) for action in actions[: last + 1]]
-    return [drop, *inside, add, *actions[last + 1 :]]
+    # What has a transaction of its own would part the keys' in two, and its failure would lose them.
+    inside = [replace(action, joined=True) for action in actions[: last + 1] if action.transactional]
+    alone = [action for action in actions[: last + 1] if not action.transactional]
+    return [drop, *inside, add, *alone, *actions[last + 1 :]]

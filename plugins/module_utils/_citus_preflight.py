@@ -276,11 +276,10 @@ def missing_problem(entry: Desired, state: State) -> Finding | None:
     )
 
 
-def space_problems(actions: Sequence[Action], entries: Sequence[Desired], state: State) -> list[Finding]:
-    """Whether what comes back to the coordinator fits there: the rows, and as much again for their WAL."""
-    back = [action for action in actions if action.to_coordinator]
+def space_problems(back: Sequence[Action], state: State) -> list[Finding]:
+    """Whether what comes ``back`` to the coordinator fits there: the rows, and as much again for their WAL."""
     needed = 2 * sum(action.bytes for action in back)
-    if not needed or all(entry.force for entry in entries):
+    if not needed:
         return []
     listed = ", ".join(action.object for action in back[:20])
     free = state.details.free_bytes

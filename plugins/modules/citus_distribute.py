@@ -17,7 +17,7 @@ description:
     queries, however many tables there are.
   - Everything that stands in the way is reported at once and before the first change, with the statements that would
     mend it. Nothing is rewritten, dropped, or undistributed beyond the coordinator's disk without an option that says
-    so.
+    so; what a whole schema needs there is not measured.
   - The entries may be in any order. Reference tables, tables that foreign keys lead to, and tables that others are to
     be colocated with come first. Where no order does (foreign keys in a circle, or tables that Citus made local ones
     because of a reference table), the foreign keys are dropped and added again in the same transaction.

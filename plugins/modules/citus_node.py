@@ -71,7 +71,8 @@ options:
     description:
       - V(present) registers the nodes, moves their addresses and sets their properties.
       - V(drained) moves all shards of distributed tables to other nodes, online, and keeps new ones away. Reference
-        tables stay. The work is a background job of the server; an interrupted task picks it up again.
+        tables stay. The work is a background job of the server; an interrupted task picks it up again. Under Patroni
+        name all nodes of a group, for its shards are drained from whoever is its primary at that moment.
       - V(disabled) takes nodes out of use and keeps them registered; V(present) takes them back. Refused while one has
         the only copy of a shard.
       - V(absent) unregisters the nodes. Refused while one has shards or the only copy of a reference table, unless
@@ -326,7 +327,7 @@ def plan(params: dict[str, Any], desired: Sequence[Desired], catalog: Catalog) -
     if state == "absent":
         return plan_absent(desired, catalog, params["drain"], patroni, mode)
     if state == "drained":
-        return plan_drained(desired, catalog, mode)
+        return plan_drained(desired, catalog, mode, patroni)
     if state == "disabled":
         return plan_disabled(desired, catalog)
     return plan_patroni(desired, catalog) if patroni else plan_present(desired, catalog)

@@ -201,6 +201,7 @@ class Plan:
     patch: dict[str, Any] = field(default_factory=dict)
     restarts: tuple[str, ...] = ()
 
+
 def wanted_config(params: dict[str, Any]) -> dict[str, Any]:
     """The options as dynamic configuration."""
     wanted = dict(params["config"])

@@ -334,6 +334,17 @@ def test_circle_is_cut_and_mended() -> None:
     assert len(run.batches(found.actions, server(max_locks_per_transaction="1"))) == 1, "never without the foreign key"
 
 
+def test_what_has_a_transaction_of_its_own_does_not_part_the_foreign_keys() -> None:
+    world = World()
+    for name in ("a", "c", "b"):
+        world.table(name)
+    world.link("a", "b", "k", "k")
+    world.link("b", "a", "k", "k")
+    found = world.plan(want("a"), want("c", concurrently=True), want("b"))
+    assert [action.verb for action in found.actions] == ["unlink", "create", "create", "link", "create"]
+    assert [len(batch) for batch in run.batches(found.actions, world.server)] == [4, 1]
+
+
 @pytest.mark.parametrize(
     ("target", "wanted", "words"),
     [
@@ -414,6 +425,8 @@ def test_connected_tables_that_are_undistributed() -> None:
     alone = world.plan(replace(gone[0], cascade=True))
     assert statements(alone) == ["SELECT undistribute_table('public.a', cascade_via_foreign_keys => true);"]
     assert alone.actions[0].also == ("public.b",)
+    stays = findings(world.plan(replace(gone[0], cascade=True), want("b")))
+    assert "cascade: true would undistribute public.b, too, which is to be distributed" in stays
     kind = want("a", "reference", allow_redistribute=True, cascade=True)
     assert "Drop the foreign keys" in findings(world.plan(kind)), "never leave the others undistributed by the way"
 
@@ -428,6 +441,21 @@ def test_connected_tables_that_become_local() -> None:
     assert "Set cascade: true" in findings(world.plan(local[0]))
     both = ["SELECT citus_add_local_table_to_metadata('public.b', cascade_via_foreign_keys => true);"]
     assert statements(world.plan(*local)) == both
+
+
+def test_what_is_taken_along_is_not_forgotten_when_it_is_to_be_something_else() -> None:
+    world = World()
+    for name in ("r", "a", "b"):
+        world.table(name)
+    world.link("a", "r", "k", "id")
+    world.link("b", "r", "k", "id")
+    everybody = {1: "public.r", 2: "public.a", 3: "public.b"}
+    world.more["connected_plain"] = {
+        number: tuple(other for other in everybody.values() if other != name) for number, name in everybody.items()
+    }
+    found = world.plan(want("r", "reference"), want("a", "local"), want("b"))
+    assert found.findings == ()
+    assert [action.object for action in found.actions] == ["public.r", "public.a", "public.b"]
 
 
 # ---- other findings ---------------------------------------------------------------------------------
@@ -481,6 +509,15 @@ def test_undistribute_only_what_fits(free: int | None, force: bool, fits: bool) 
     world.more["free_bytes"] = free
     found = world.plan(want("t", "undistributed", force=force))
     assert (found.findings == ()) is fits
+
+
+def test_the_force_of_another_table_is_asked_of_nobody() -> None:
+    world = World()
+    world.table("t", "distributed", column="k", colocation_id=1, shard_count=32)
+    world.table("new")
+    world.more["free_bytes"] = 0
+    assert world.plan(want("t", "undistributed", force=True), want("new")).findings == ()
+    assert world.plan(want("t", "undistributed"), want("new", force=True)).findings
 
 
 def test_all_findings_at_once() -> None:

@@ -163,6 +163,9 @@ REFUSED: list[tuple[list[Desired], str]] = [
     ([Desired("w9", role="secondary")], "Set group to that of its primary"),
     ([Desired("w1", role="secondary")], "leave the group without one"),
     ([Desired("w9", group=2, previous_name="w1")], "cannot change a node's group"),
+    ([Desired("c1", group=0), Desired("c2", group=0)], "both c1:5432 and c2:5432 would be the primary of group 0"),
+    ([Desired("w1", group=1), Desired("w9", group=1)], "both w1:5432 and w9:5432 would be the primary of group 1"),
+    ([Desired("w8", group=8), Desired("w9", group=8)], "both w8:5432 and w9:5432 would be the primary of group 8"),
     ([Desired("w9", role="secondary", previous_name="w1")], "then the role"),
 ]
 
@@ -285,6 +288,11 @@ def test_drained() -> None:
     catalog = Catalog(NODES, {1: FULL, 2: FULL})
     assert kinds(plan_drained([Desired("w1")], catalog)) == ["set_should_have_shards", "drain"]
     assert plan_drained([Desired("w1b")], catalog) == [], "a secondary has nothing of its own"
+    with pytest.raises(Refused, match=r"w1b:5432 is a secondary now.*from its primary, w1:5432"):
+        plan_drained([Desired("w1b")], catalog, patroni=True)
+    whole = plan_drained([Desired("w1b"), Desired("w1")], catalog, patroni=True)
+    assert [(action.kind, action.name) for action in whole] == [("set_should_have_shards", "w1"), ("drain", "w1")]
+    assert plan_drained([Desired("w1b")], Catalog(NODES), patroni=True) == [], "the group has no shards"
     interrupted = Catalog((COORDINATOR, replace(WORKER1, should_have_shards=False), WORKER2), {1: FULL})
     assert kinds(plan_drained([Desired("w1")], interrupted)) == ["drain"]
     done = Catalog((COORDINATOR, replace(WORKER1, should_have_shards=False), WORKER2), {1: Holdings()})
@@ -312,6 +320,23 @@ def test_absent(names_: list[str], holdings: Holdings, drain: bool, expected: li
     assert kinds(actions) == expected
     if names_ == ["w1", "w1b"]:
         assert [action.name for action in actions] == ["w1b", "w1"], "secondaries first"
+
+
+def test_nothing_is_moved_to_a_node_that_leaves_too() -> None:
+    third = Node(5, "w3", 5432, 3, "primary")
+    catalog = Catalog((*NODES, third), {2: FULL})
+    actions = plan_absent([Desired("w2"), Desired("w3")], catalog, drain=True, patroni=False)
+    assert [(action.kind, action.name) for action in actions] == [
+        ("set_should_have_shards", "w2"),
+        ("set_should_have_shards", "w3"),
+        ("drain", "w2"),
+        ("remove", "w2"),
+        ("remove", "w3"),
+    ]
+    with pytest.raises(Refused, match="nowhere to go"):
+        plan_absent(
+            [Desired("w2"), Desired("w3")], Catalog((COORDINATOR, WORKER2, third), {2: FULL}), drain=True, patroni=False
+        )
 
 
 ABSENT_REFUSED: list[tuple[list[str], Holdings, bool, str]] = [

@@ -263,9 +263,10 @@ def test_the_plugin_notices_a_job_that_failed_unseen(
     monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]]
 ) -> None:
     monkeypatch.setattr(waiting.display, "display", lambda text: None)
-    told = act(monkeypatch, calls, Task(), STARTED, result("failed"))
-    assert told["failed"] is True
-    assert "Mend the cause" in told["msg"]
+    for task, first in ((Task(), STARTED), (Task(state="waited"), WAITING)):
+        told = act(monkeypatch, calls, task, first, result("failed"))
+        assert told["failed"] is True
+        assert "Mend the cause" in told["msg"]
 
 
 def test_the_plugin_calls_once_when_there_is_nothing_to_wait_for(
