@@ -105,6 +105,11 @@ def plan_present(desired: Sequence[Desired], catalog: Catalog) -> list[Action]:
     return coordinator + _moves(moves, catalog) + adds + later
 
 
+def _known(entry: Desired, catalog: Catalog) -> Node | None:
+    """The row that the entry has already, at its address or the one before."""
+    return catalog.at(entry.address) or (catalog.at(entry.previous) if entry.previous else None)
+
+
 def _refuse_two_newcomers(desired: Sequence[Desired], catalog: Catalog, wanted: Mapping[Address, Desired]) -> None:
     """Of the entries without a role that would become the primary of their group there may be one."""
     primaries: dict[int, str] = {}
@@ -112,8 +117,7 @@ def _refuse_two_newcomers(desired: Sequence[Desired], catalog: Catalog, wanted: 
         if node.is_primary and node.address in wanted and wanted[node.address].role != SECONDARY:
             primaries[node.group] = str(node)
     for entry in desired:
-        known = catalog.at(entry.address) or (catalog.at(entry.previous) if entry.previous else None)
-        if known is not None or entry.group is None or entry.role == SECONDARY:
+        if _known(entry, catalog) is not None or entry.group is None or entry.role == SECONDARY:
             continue
         other = primaries.setdefault(entry.group, str(entry))
         if other != str(entry):
@@ -132,8 +136,7 @@ def _with_groups(desired: Sequence[Desired], catalog: Catalog) -> list[Desired]:
     following = max(taken, default=COORDINATOR_GROUP) + 1
     result = []
     for entry in desired:
-        known = catalog.at(entry.address) or (catalog.at(entry.previous) if entry.previous else None)
-        if known is None and entry.group is None and entry.role != SECONDARY:
+        if _known(entry, catalog) is None and entry.group is None and entry.role != SECONDARY:
             entry = replace(entry, group=following)
             following += 1
         result.append(entry)

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import actions
 import checker
@@ -19,7 +20,7 @@ import pytest
 import report
 import writers
 from checker import Ack, Evidence, Read, Transfer, Window
-from course import Course, complaints_of
+from course import Course, break_it, complaints_of
 from ledger import Entry, Kind, Ledger, Outcome
 from nodes import DidNotHappen, Member, Seen, lacking
 
@@ -208,6 +209,12 @@ def test_a_fault_that_has_to_be_noticed_may_be_noticed() -> None:
 def test_a_course_is_complained_of(course: Course, window: Window, words: list[str]) -> None:
     found = complaints(course, window)
     assert len(found) == len(words) and all(word in text for word, text in zip(words, found, strict=True))
+
+
+def test_a_fault_that_there_was_no_time_for_is_left_out() -> None:
+    course, nobody = Course(), cast(Any, None)
+    break_it(nobody, nobody, argparse.Namespace(seed=1, each=1, minutes=-1), ["restart", "restart"], course)
+    assert course.left_out == {"restart": "the run was over before its turn"}
 
 
 def test_what_was_left_out_of_all_faults_is_told_and_no_complaint() -> None:

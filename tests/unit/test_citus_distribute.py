@@ -323,23 +323,25 @@ def test_colocation_targets_come_first() -> None:
     assert order(world.plan(want("a", colocate_with="b"), want("b", colocate_with="none"))) == ["b", "a"]
 
 
-def test_circle_is_cut_and_mended() -> None:
+def circle(*others: str) -> World:
+    """Tables a and b, which refer to each other, and others."""
     world = World()
-    for name in ("a", "b"):
+    for name in ("a", *others, "b"):
         world.table(name)
     world.link("a", "b", "k", "k")
     world.link("b", "a", "k", "k")
+    return world
+
+
+def test_circle_is_cut_and_mended() -> None:
+    world = circle()
     found = world.plan(want("a"), want("b"))
     assert [action.verb for action in found.actions] == ["unlink", "create", "create", "link"]
     assert len(run.batches(found.actions, server(max_locks_per_transaction="1"))) == 1, "never without the foreign key"
 
 
 def test_what_has_a_transaction_of_its_own_does_not_part_the_foreign_keys() -> None:
-    world = World()
-    for name in ("a", "c", "b"):
-        world.table(name)
-    world.link("a", "b", "k", "k")
-    world.link("b", "a", "k", "k")
+    world = circle("c")
     found = world.plan(want("a"), want("c", concurrently=True), want("b"))
     assert [action.verb for action in found.actions] == ["unlink", "create", "create", "link", "create"]
     assert [len(batch) for batch in run.batches(found.actions, world.server)] == [4, 1]
