@@ -221,7 +221,7 @@ def fetch_every_node(session: Session, sections: Iterable[str]) -> list[Row]:
         "SELECT nodeid AS node_id, success, result FROM run_command_on_all_nodes(replace(replace(%s,"
         " ':timeout', quote_literal(current_setting('citus.node_connection_timeout'))),"
         " ':nodes', quote_literal((SELECT jsonb_agg(jsonb_build_array(nodename, nodeport))"
-        " FROM pg_dist_node WHERE isactive AND noderole = 'primary')::text)))",
+        " FROM pg_dist_node WHERE isactive)::text)))",
         (f"SELECT jsonb_build_object({parts})",),
     )
     return [
@@ -459,8 +459,8 @@ def drift_as_dicts(answers: Sequence[Row], nodes: Sequence[Node]) -> list[Row]:
 
 
 def health_as_dicts(answers: Sequence[Row], nodes: Sequence[Node]) -> list[Row]:
-    """Every pair of active primaries; ``ok`` is None when the one that should connect did not answer."""
-    active = [node for node in nodes if node.is_active and node.is_primary]
+    """From every active primary to every active node; ``ok`` is None when the primary did not answer."""
+    active = [node for node in nodes if node.is_active]
     result = []
     for node, answer in _with_nodes(answers, nodes):
         reached = {(name, port): ok for name, port, ok in answer["said"].get("health") or []}

@@ -34,7 +34,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
-# How often the guard tries to let clients go on, each time with five seconds to connect and half a second after it.
+# How often the guard tries to put PgBouncer right, each time with five seconds to connect and half a second after it.
 GUARD_ATTEMPTS = 600
 # Seconds that the module waits for a guard which has to do so, before it leaves that to the guard alone.
 GUARD_PATIENCE = 10
@@ -81,14 +81,20 @@ class Console:
             return
         usual = self._values("SHOW CONFIG")["min_pool_size"]
         deadline = time.monotonic() + patience
-        try:
-            self._run(f"SET min_pool_size = {max(before.values()) + 1}")
-            while any(self._sessions().get(pool, 0) <= count for pool, count in before.items()):
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.05)
-        finally:
+
+        def restore() -> None:
             self._run(f"SET min_pool_size = {usual}")
+
+        with _guard(restore, patience + GUARD_PATIENCE) as dismiss:
+            try:
+                self._run(f"SET min_pool_size = {max(before.values()) + 1}")
+                while any(self._sessions().get(pool, 0) <= count for pool, count in before.items()):
+                    if time.monotonic() > deadline:
+                        break
+                    time.sleep(0.05)
+            finally:
+                restore()
+                dismiss()
 
     def _sessions(self) -> dict[tuple[str, str], int]:
         """How many sessions with its server every pool with clients has, by database and user."""
@@ -175,8 +181,8 @@ class Console:
 
 
 @contextmanager
-def _guard(resume: Callable[[], None], limit: float) -> Iterator[Callable[[], None]]:
-    """A child that calls ``resume`` when its parent ends the block, or dies, or ``limit`` seconds are over.
+def _guard(undo: Callable[[], None], limit: float) -> Iterator[Callable[[], None]]:
+    """A child that calls ``undo`` when its parent ends the block, or dies, or ``limit`` seconds are over.
 
     It does not when the parent has dismissed it, by the function that the block is given.
     """
@@ -184,7 +190,7 @@ def _guard(resume: Callable[[], None], limit: float) -> Iterator[Callable[[], No
     child = os.fork()
     if child == 0:
         os.close(theirs)
-        _watch(ours, resume, limit)
+        _watch(ours, undo, limit)
     os.close(ours)
     # The connection to the controller may break: what was begun is ended all the same.
     ignored = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE)
@@ -211,7 +217,7 @@ def _dismiss(pipe: int) -> None:
         os.write(pipe, b"done")
 
 
-def _watch(pipe: int, resume: Callable[[], None], limit: float) -> None:
+def _watch(pipe: int, undo: Callable[[], None], limit: float) -> None:
     """The life of the guard: it ends with the process, whatever happens."""
     try:
         os.setsid()
@@ -221,16 +227,16 @@ def _watch(pipe: int, resume: Callable[[], None], limit: float) -> None:
             os.dup2(nowhere, stream)
         readable, _writable, _failed = select.select([pipe], [], [], limit)
         if not readable or os.read(pipe, 4) != b"done":
-            _insist(resume)
+            _insist(undo)
     finally:
         os._exit(0)
 
 
-def _insist(resume: Callable[[], None]) -> None:
+def _insist(undo: Callable[[], None]) -> None:
     """Again and again while PgBouncer stands still, for it would stay paused when it goes on."""
     for _attempt in range(GUARD_ATTEMPTS):
         try:
-            resume()
+            undo()
         except Exception:  # whatever it was: clients wait
             time.sleep(0.5)
         else:

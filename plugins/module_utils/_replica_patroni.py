@@ -53,8 +53,10 @@ def plan(params: Mapping[str, Any], name: str, cluster: Cluster, patient: bool =
             f"Member {name} is the leader of the group {cluster.label}.",
             "Switch over to another member first (state: promoted).",
         )
-    if member.state in ("streaming", "creating replica", "restarting", "stopping"):
-        return None  # well, or on its way: wait for it
+    if member.state in ("creating replica", "restarting", "stopping"):
+        return None  # on its way: wait for it
+    if member.state == "streaming" and not params["force"]:
+        return None
     if params["allow_rebuild"] and not (patient and member.state == "starting"):
         return "reinitialize"
     return None

@@ -105,7 +105,7 @@ def plan(
 def _refuse_what_patroni_refuses(cluster: Cluster, config: Mapping[str, Any], candidate: str) -> None:
     """As long as somebody leads, Patroni has its own limit, by order of a person, too."""
     leader, member = cluster.leader, cluster.member(candidate)
-    limit = int(config.get("maximum_lag_on_failover", MAXIMUM_LAG_ON_FAILOVER))
+    limit = _limit_of_patroni(config)
     if leader is not None and leader.state == "running" and member is not None and (member.lag or 0) > limit:
         raise Refused(
             f"{candidate} lags {member.lag} bytes, and {leader.name} still leads: Patroni takes no more than "
@@ -128,7 +128,13 @@ def limitation(member: Member, leader: Member, config: Mapping[str, Any], max_la
         return "its lag is not known yet"
     if member.lag > max_lag:
         return f"it lags {member.lag} bytes (max_lag is {max_lag})"
+    if member.lag > (limit := _limit_of_patroni(config)):
+        return f"it lags {member.lag} bytes (Patroni's maximum_lag_on_failover is {limit})"
     return None
+
+
+def _limit_of_patroni(config: Mapping[str, Any]) -> int:
+    return int(config.get("maximum_lag_on_failover", MAXIMUM_LAG_ON_FAILOVER))
 
 
 def _remedy(limits: Mapping[str, str | None]) -> str:

@@ -292,7 +292,7 @@ versions:
     started_at: {description: Start of the server., type: str, sample: "2026-11-22T09:00:00.123456+00:00"}
     error: {description: Why the node told nothing; null when it did., type: str, sample: null}
 health:
-  description: One entry for every pair of active primaries.
+  description: From every active primary to every active node, standbys included, which may lead next.
   returned: when gathered
   type: list
   elements: dict

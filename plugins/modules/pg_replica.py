@@ -111,7 +111,10 @@ options:
     type: bool
     default: false
   force:
-    description: Promote although the old primary may be alive, or writes of it may be missing here.
+    description:
+      - Promote although the old primary may be alive, or writes of it may be missing here.
+      - With O(patroni_url), O(state=streaming) and O(allow_rebuild), copy a member anew that streams, too, such as one
+        with damaged pages.
     type: bool
     default: false
   remove_data:

@@ -122,9 +122,12 @@ class Nodes:
             sys.exit(f"Faults are made with this machine's Docker engine; these nodes are elsewhere: {strangers}.")
         self.dsn = (self._secrets() / "app.dsn").read_text(encoding="utf-8").strip()
         self._docker = docker.from_env()
-        present = {container.name for container in self._docker.containers.list(all=True)}
+        present = {container.name: container for container in self._docker.containers.list(all=True)}
         self.keepers = [name for name in (f"{node}-lease" for node in self.postgres) if name in present]
         self.all = [*self.etcd, *self.postgres, *self.keepers, *self.poolers, *self.proxies]
+        modes = {name: present[name].attrs["HostConfig"]["NetworkMode"] for name in self.all if name in present}
+        if exposed := [name for name, mode in modes.items() if mode == "host"]:
+            sys.exit(f"The network of these nodes is this machine's own, and would be cut: {exposed}.")
 
     def _secrets(self) -> Path:
         given = self._variables[self.postgres[0]].get("cluster_secrets_path", "")

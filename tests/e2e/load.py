@@ -91,3 +91,34 @@ def load(demo: Cluster, clients: int = 8) -> Iterator[Load]:
     assert seen.errors == [], seen
     kept = {key for (key,) in demo.query("SELECT key FROM load WHERE key > %s", (offset * 10**9,))}
     assert {written for key in seen.stored for written in (key, key + 5 * 10**8)} <= kept
+
+
+@contextmanager
+def readers(demo: Cluster, sessions: int = 4, seconds: float = 4.0) -> Iterator[None]:
+    """So many sessions that read from standbys, through PgBouncer, in statements that take so many seconds.
+
+    None may have an error, neither in the block nor in the two statements that each begins after it.
+    """
+    errors: list[str] = []
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            with demo.connect(dbname="app_ro").cursor() as cursor:
+                left = 2
+                while left:
+                    left -= stop.is_set()
+                    cursor.execute("SELECT pg_sleep(%s)", (seconds,))
+        except psycopg2.Error as error:
+            errors.append(" ".join(str(error).split()))
+
+    workers = [threading.Thread(target=work) for _session in range(sessions)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+    assert errors == []

@@ -26,7 +26,7 @@ import yaml
 from ansible_collections.citus_ha.cluster.plugins.module_utils._lock import LOCK_CLASS
 from ansible_collections.citus_ha.cluster.plugins.module_utils._switchover import LOCK_SWITCHOVER
 from cluster import PREFIX, Again, Cluster, eventually
-from load import load
+from load import load, readers
 
 from playbooks import REPOSITORY
 
@@ -108,6 +108,19 @@ def test_what_gives_leases_up_is_missed(demo: Cluster) -> None:
         assert checked.code != 0 and "worker1-1-lease does not run" in " ".join(checked.output.split()), checked.tail
     finally:
         keeper.start()
+    assert healthy(demo)
+
+
+@pytest.mark.slow
+def test_a_transaction_that_nobody_decides_is_missed(demo: Cluster) -> None:
+    leader = demo.leader("worker1")
+    demo.psql(leader, "BEGIN; CREATE TABLE forgotten (); PREPARE TRANSACTION 'forgotten'", database="postgres")
+    try:
+        checked = demo.play("verify", "-e", "status_max_in_doubt=0")
+        said = "the transaction forgotten of postgres in postgres has been in doubt"
+        assert checked.code != 0 and said in " ".join(checked.output.split()), checked.tail
+    finally:
+        demo.psql(leader, "ROLLBACK PREPARED 'forgotten'", database="postgres")
     assert healthy(demo)
 
 
@@ -263,7 +276,7 @@ def test_a_killed_leader_is_replaced_and_rejoins(demo: Cluster, group: str) -> N
 @pytest.mark.parametrize("group", ["coordinator", "worker1"])
 def test_a_switchover_under_load_causes_no_error_and_loses_nothing(demo: Cluster, group: str) -> None:
     old = demo.leader(group)
-    with load(demo):
+    with load(demo), readers(demo):
         refused = demo.play("switchover", "-e", f"group={group}", "-e", "candidate=nobody")
         assert refused.code != 0 and "has no member nobody" in refused.output
         demo.play("switchover", "-e", f"group={group}").succeeded()

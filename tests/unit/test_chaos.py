@@ -9,12 +9,14 @@ import argparse
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import actions
 import checker
 import faults
 import ledger
+import nodes
 import psycopg2
 import pytest
 import report
@@ -22,7 +24,7 @@ import writers
 from checker import Ack, Evidence, Read, Transfer, Window
 from course import Course, break_it, complaints_of
 from ledger import Entry, Kind, Ledger, Outcome
-from nodes import DidNotHappen, Member, Seen, lacking
+from nodes import DidNotHappen, Member, Nodes, Seen, lacking
 
 
 def entry(key: int, outcome: Outcome = Outcome.OK, ended: float = 1.0, **more: Any) -> Entry:
@@ -478,3 +480,21 @@ def test_a_signal_has_to_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
             actions.signal_to(name, "find")(stubborn, "w1")
     with pytest.raises(DidNotHappen, match="no such process"):
         actions.signal_to("KILL", "nobody")(stubborn, "w1")
+
+
+def test_a_cluster_on_the_machines_own_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".secrets").mkdir()
+    (tmp_path / ".secrets/app.dsn").write_text("host=127.0.0.1", encoding="utf-8")
+    groups = {group: {"hosts": [f"{group}-1"]} for group in ("coordinator", "etcd", "pgbouncer")}
+    described = {**groups, "workers": {"children": []}, "_meta": {"hostvars": {"coordinator-1": {}}}}
+    monkeypatch.setattr(nodes, "_inventory", lambda _inventory: described)
+
+    def engine(mode: str) -> SimpleNamespace:
+        made = SimpleNamespace(name="coordinator-1", attrs={"HostConfig": {"NetworkMode": mode}})
+        return SimpleNamespace(containers=SimpleNamespace(list=lambda all: [made]))
+
+    monkeypatch.setattr(nodes.docker, "from_env", lambda: engine("citus_ha.citus"))
+    assert Nodes(tmp_path).postgres == ["coordinator-1"]
+    monkeypatch.setattr(nodes.docker, "from_env", lambda: engine("host"))
+    with pytest.raises(SystemExit, match=r"this machine's own.*coordinator-1"):
+        Nodes(tmp_path)

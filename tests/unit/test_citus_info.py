@@ -109,10 +109,11 @@ def test_drift_names_node_and_catalog() -> None:
     assert info.drift_as_dicts([truth, DOWN], NODES) == [], "a node that does not answer is not said to differ"
 
 
-def test_health_has_every_pair() -> None:
-    told = [["c", 5432, True], ["w1", 5432, True], ["w2", 5432, False]]
+def test_health_has_every_pair_and_the_standbys_that_may_lead_next() -> None:
+    told = [["c", 5432, True], ["w1", 5432, True], ["w1b", 5432, True], ["w2", 5432, False]]
     matrix = info.health_as_dicts([answer(1, health=told), answer(2, health=told), DOWN], NODES)
-    assert len(matrix) == 9
+    assert len(matrix) == 12
+    assert {row["ok"] for row in matrix if row["to_name"] == "w1b"} == {True, None}
     assert {(row["from_name"], row["to_name"]): row["ok"] for row in matrix if row["to_name"] == "w2"} == {
         ("c", "w2"): False,
         ("w1", "w2"): False,

@@ -387,6 +387,9 @@ def group(state: str = "streaming", role: str = "replica", paused: bool = False)
         ({"allow_rebuild": True}, group("starting"), None),
         ({"allow_rebuild": True}, group("start failed"), "reinitialize"),
         ({"allow_rebuild": True}, group("running"), "reinitialize"),
+        ({"allow_rebuild": True, "force": True}, group("streaming"), "reinitialize"),
+        ({"allow_rebuild": True, "force": True}, group("creating replica"), None),
+        ({"force": True}, group("streaming"), None),
         ({"state": "promoted"}, group(), "switchover"),
         ({"state": "promoted", "force": True}, group(), "failover"),
         ({"state": "promoted"}, group("running", "leader"), None),
@@ -412,7 +415,7 @@ def test_plan_under_patroni(options: dict[str, Any], seen: Cluster, action: str 
     ],
 )
 def test_a_member_that_gets_no_further_is_rebuilt(states: list[str], action: str | None) -> None:
-    params = {"state": "streaming", "allow_rebuild": True, "wait_timeout": 0.6}
+    params = {"state": "streaming", "allow_rebuild": True, "force": False, "wait_timeout": 0.6}
     seen, first = iter([*states[1:], *[states[-1]] * 99]), states[0]
     client = cast(Any, SimpleNamespace(cluster=lambda: group(next(seen))))
     assert _replica_patroni._give_it_time(client, params, "two", group(first))[1] == action

@@ -99,6 +99,11 @@ def test_what_is_refused(cluster: Cluster, words: str) -> None:
         assert "Nothing was changed" in str(refusal.value)
 
 
+def test_patronis_own_limit_of_a_lag_is_asked_beforehand() -> None:
+    with pytest.raises(Refused, match=r"it lags 51 bytes \(Patroni's maximum_lag_on_failover is 50\)"):
+        plan(group(member("b", lag=51)), config={"maximum_lag_on_failover": 50})
+
+
 def test_an_unknown_member_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidInput, match="no member z, only a, b"):
         plan(group(member("b")), "z")
@@ -268,6 +273,30 @@ def test_a_pool_that_cannot_log_in_is_not_waited_for_long() -> None:
     assert time.monotonic() - begun < 1
     assert console.least == ["0", "41", "0"]
     Pools().log_in_again()
+
+
+def test_the_setting_is_as_before_even_when_the_one_who_changed_it_is_killed(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+
+    class Killed(Pools):
+        def _run(self, command: str) -> list[dict[str, Any]]:
+            if command.startswith("SET"):
+                said.write_text(command, encoding="utf-8")
+                if command != "SET min_pool_size = 0":
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return super()._run(command)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            Killed(app=3).log_in_again(5)
+        finally:
+            os._exit(7)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    deadline = time.monotonic() + 5
+    while said.read_text(encoding="utf-8") != "SET min_pool_size = 0":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def entrance(monkeypatch: pytest.MonkeyPatch, lock: AbstractContextManager[None]) -> _switchover.Entrance:

@@ -65,12 +65,12 @@ def answers() -> dict[str, Any]:
             "nodes": [registered("coordinator-1"), registered("worker1-1"), registered("worker1-2", "secondary")],
             "health": [pair("coordinator-1", "worker1-1", True)],
             "drift": [],
-            "prepared_transactions": [{"gid": "citus_0_1", "age_seconds": 5}],
             "unavailable": {},
         },
         "__status_coordinator_leaders": [NODES["coordinator-1"]],
         "__status_pooler": {"query_result": [{"address": "10.0.0.1", "in_recovery": False}]},
         "__status_slots": {"query_result": []},
+        "__status_in_doubt": {"query_result": []},
         "__status_server": {"query_result": [{"state": "running", "role": "primary", "lag": None}]},
         "service_down": [],
     }
@@ -109,6 +109,10 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
     given["__status_server"] = {"query_result": [{"state": "not streaming", "role": "standby", "lag": 101}]}
     given["service_down"] = ["coordinator-1-lease"]
     given["__status_slots"]["query_result"] = [{"slot_name": "left", "kept": "16 MB"}]
+    given["__status_in_doubt"]["query_result"] = [
+        {"gid": "citus_0_2", "database": "app", "owner": "app", "age": 61, "of_citus": True},
+        {"gid": "it's mine", "database": "postgres", "owner": "shop", "age": 3600, "of_citus": False},
+    ]
     given["__status_citus"] = {
         # worker1-1 leads
         "nodes": [
@@ -118,7 +122,6 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
         ],
         "health": [pair("coordinator-1", "worker1-1", False), pair("worker1-1", "coordinator-1", None)],
         "drift": [{"table": "pg_dist_node"}],
-        "prepared_transactions": [{"gid": "citus_0_2", "age_seconds": 61}],
         "unavailable": {"versions": "permission denied"},
     }
     given["__status_pooler"]["query_result"] = [{"address": "10.0.0.9", "in_recovery": True}]
@@ -130,6 +133,10 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
         " HAProxy.",
         "nobody reads the replication slot left, which keeps 16 MB of WAL. Start its reader, or drop it:"
         " pg_drop_replication_slot.",
+        "the transaction citus_0_2 of app in app has been in doubt for 61 seconds: Citus decides it when all nodes"
+        " reach each other.",
+        "the transaction it's mine of shop in postgres has been in doubt for 3600 seconds: its application decides it,"
+        " or you do, with COMMIT PREPARED or ROLLBACK PREPARED.",
         "is not streaming.",
         "is a standby, and the inventory says otherwise: the first host of a group, or the one with"
         " postgres_initial_role: primary, is its primary.",
@@ -142,14 +149,13 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
         "coordinator-1:5432 does not reach worker1-1:5432.",
         "worker1-1:5432 does not reach coordinator-1:5432.",
         'metadata differs between nodes: {"table": "pg_dist_node"}',
-        "the transaction citus_0_2 has been in doubt for 61 seconds: Citus decides it when all nodes reach each other.",
     ]
 
 
 def test_a_pooler_without_an_answer_may_be_paused(tmp_path: Path) -> None:
-    given = {**answers(), "__status_pooler": {"failed": True, "msg": "Timed out."}}
+    given = {**answers(), "__status_pooler": {"failed": True, "msg": "Timed out.", "timedout": {"period": 20}}}
     assert problems(tmp_path, given) == [
-        "Timed out.",
+        "does not answer. logs.yml shows what it said.",
         "lets no client in. One that is paused (SHOW STATE in its console) goes on after RESUME.",
     ]
 
