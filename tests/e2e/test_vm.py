@@ -307,6 +307,14 @@ def test_a_killed_process_and_a_rebooted_machine_come_back(cluster: Machines) ->
     eventually(lambda: cluster.play("verify").succeeded(), timeout=240)
 
 
+def test_a_unit_that_does_not_run_is_missed(cluster: Machines) -> None:
+    cluster.console("worker1-1", "systemctl stop citus_ha-lease")
+    missed = cluster.play("verify")
+    cluster.console("worker1-1", "systemctl start citus_ha-lease")
+    assert missed.code != 0 and "citus_ha-lease.service does not run" in " ".join(missed.output.split()), missed.tail
+    cluster.play("verify").succeeded()
+
+
 @pytest.mark.timeout(1200)
 def test_limit_and_tags_leave_the_cluster_healthy(cluster: Machines) -> None:
     memory = '{"postgres_parameters": {"work_mem": "9MB"}}'
