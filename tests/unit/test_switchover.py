@@ -137,20 +137,29 @@ def test_a_failover_that_patroni_would_refuse_is_refused_with_the_way_out() -> N
 # ---- nobody stays paused -------------------------------------------------------------------------
 
 
+def in_a_child(work: Callable[[], None]) -> int:
+    """Run ``work`` in a process of its own, which ends with 7; the process's status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(7)
+    return os.waitpid(child, 0)[1]
+
+
 def guarded(
     tmp_path: Path, limit: float, work: Callable[[], None], resume: Callable[[], None] | None = None
 ) -> tuple[Path, int]:
     """Run ``work`` in a process under a guard whose ``resume`` leaves a file; the file, and the process's status."""
     resumed = tmp_path / "resumed"
-    child = os.fork()
-    if child == 0:
-        try:
-            with _pgbouncer._guard(resume or resumed.touch, limit) as dismiss:
-                work()
-                dismiss()
-        finally:
-            os._exit(7)
-    return resumed, os.waitpid(child, 0)[1]
+
+    def half() -> None:
+        with _pgbouncer._guard(resume or resumed.touch, limit) as dismiss:
+            work()
+            dismiss()
+
+    return resumed, in_a_child(half)
 
 
 def appears(path: Path, within: float = 5) -> bool:
@@ -276,27 +285,19 @@ def test_a_pool_that_cannot_log_in_is_not_waited_for_long() -> None:
 
 
 def test_the_setting_is_as_before_even_when_the_one_who_changed_it_is_killed(tmp_path: Path) -> None:
-    said = tmp_path / "said"
+    raised, restored = tmp_path / "raised", tmp_path / "restored"
 
     class Killed(Pools):
         def _run(self, command: str) -> list[dict[str, Any]]:
-            if command.startswith("SET"):
-                said.write_text(command, encoding="utf-8")
-                if command != "SET min_pool_size = 0":
-                    os.kill(os.getpid(), signal.SIGKILL)
+            if command == "SET min_pool_size = 4":
+                raised.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if command == "SET min_pool_size = 0" and raised.exists():
+                restored.touch()
             return super()._run(command)
 
-    child = os.fork()
-    if child == 0:
-        try:
-            Killed(app=3).log_in_again(5)
-        finally:
-            os._exit(7)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    deadline = time.monotonic() + 5
-    while said.read_text(encoding="utf-8") != "SET min_pool_size = 0":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert os.WTERMSIG(in_a_child(lambda: Killed(app=3).log_in_again(5))) == signal.SIGKILL
+    assert appears(restored)
 
 
 def entrance(monkeypatch: pytest.MonkeyPatch, lock: AbstractContextManager[None]) -> _switchover.Entrance:
