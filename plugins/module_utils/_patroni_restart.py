@@ -55,6 +55,21 @@ def restart_order(cluster: Cluster) -> list[Member]:
     return [member for member in pending if member not in after] + leader + after
 
 
+def not_back(status: Mapping[str, Any], begun: str = "") -> list[str]:
+    """What a restarted member's own status (``GET /patroni``) lacks to be back in its place.
+
+    :param begun: when the server started that is to be gone.
+    """
+    lacking = []
+    if begun and status.get("postmaster_start_time") == begun:
+        lacking.append("it is still the server of before")
+    if status.get("state") != "running":
+        lacking.append(f"it is '{status.get('state')}'")
+    elif status.get("role") == "replica" and status.get("replication_state") != "streaming":
+        lacking.append("it does not stream yet")
+    return lacking
+
+
 @dataclass(frozen=True)
 class LoopProgress:
     """Has a member been through a whole HA cycle that began after a given moment?

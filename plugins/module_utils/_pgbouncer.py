@@ -17,7 +17,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -46,9 +46,10 @@ class Console:
     def __init__(self, socket_dir: str, port: int) -> None:
         self._address = {"host": socket_dir, "port": port}
 
-    def is_paused(self) -> bool:
-        """Whether clients wait because somebody said PAUSE."""
-        return self._values("SHOW STATE")["paused"] == "yes"
+    def paused_databases(self) -> list[str]:
+        """Whose clients wait because somebody said PAUSE: names, or C(all databases)."""
+        names = ["all databases"] if self._values("SHOW STATE")["paused"] == "yes" else []
+        return names + [database["name"] for database in self._run("SHOW DATABASES") if int(database["paused"])]
 
     @property
     def where(self) -> str:
@@ -59,13 +60,14 @@ class Console:
         """Read the configuration and the list of users again."""
         self._run("RELOAD")
 
-    def resume(self) -> None:
-        """Let clients go on; nothing happens when they do already."""
-        try:
-            self._run("RESUME")
-        except ServerError:
-            if self.is_paused():
-                raise
+    def resume(self, databases: Sequence[str] = ()) -> None:
+        """Let clients of these databases, or of all, go on; nothing happens when they do already."""
+        for command, database in zip(_commands("RESUME", databases), databases or ("all databases",)):
+            try:
+                self._run(command)
+            except ServerError:
+                if database in self.paused_databases():
+                    raise
 
     def log_in_again(self, patience: float = 1.0) -> None:
         """Have every pool that has clients open one more session with its server.
@@ -105,52 +107,63 @@ class Console:
                 counted[pool["database"], pool["user"]] = sum(pool[state] for state in open_ones)
         return counted
 
-    def refuse_if_paused(self) -> None:
+    def refuse_if_paused(self, but: Sequence[str] = ()) -> None:
         """Two that hold clients would let them go while the other still needs them.
 
+        :param but: databases that are paused by the one who asks.
         :raises Refused: it is paused.
         """
-        if self.is_paused():
+        if paused := [name for name in self.paused_databases() if name not in but]:
             raise Refused(
-                "PgBouncer is paused already: another switchover runs, or somebody said PAUSE. Nothing was changed.",
+                f"PgBouncer is paused already ({', '.join(paused)}): other planned work runs, or somebody said PAUSE. "
+                "Nothing was changed.",
                 "Wait for it, or say RESUME on its admin console.",
             )
 
     @contextmanager
-    def paused(self, drain_timeout: float, limit: float) -> Iterator[None]:
+    def paused(
+        self, drain_timeout: float, limit: float, databases: Sequence[str] = (), but: Sequence[str] = ()
+    ) -> Iterator[None]:
         """PAUSE while the block runs. Clients are waiting from here on, and go on at its end, whatever happens.
+
+        Those of ``databases`` only, when any is named; those of ``but`` are waiting already.
 
         A process of its own on this node says RESUME as soon as this one has died, and after ``limit`` seconds at the
         latest: nothing has to come from the controller.
 
         :raises TimedOut: transactions were still open after ``drain_timeout`` seconds.
         """
-        self.refuse_if_paused()
-        with _guard(self.resume, limit) as dismiss:
+        self.refuse_if_paused(but)
+        with _guard(lambda: self.resume(databases), limit) as dismiss:
             try:
-                self._pause(drain_timeout)
+                self._pause(drain_timeout, databases)
                 yield
             finally:
-                self.resume()
+                self.resume(databases)
                 dismiss()
 
-    def _pause(self, timeout: float) -> None:
+    def _pause(self, timeout: float, databases: Sequence[str]) -> None:
         """PAUSE answers when the last transaction has ended, which may be never."""
         failures: list[BaseException] = []
 
-        def work() -> None:
+        def work(command: str) -> None:
             try:
-                self._run("PAUSE")
+                self._run(command)
             except (ServerError, ConnectionFailed) as error:
                 failures.append(error)
 
-        waiting = threading.Thread(target=work, daemon=True)
-        waiting.start()
-        waiting.join(timeout)
-        if waiting.is_alive():
+        deadline = time.monotonic() + timeout
+        waiting = [
+            threading.Thread(target=work, args=(command,), daemon=True) for command in _commands("PAUSE", databases)
+        ]
+        for thread in waiting:
+            thread.start()
+        for thread in waiting:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in waiting):
             raise TimedOut(
                 f"PgBouncer still had transactions open after {timeout:g} seconds, and goes on as before.",
-                "Look for them in pg_stat_activity on the leader, or allow more time with drain_timeout. In session "
+                "Look for them in pg_stat_activity on the server, or allow more time with drain_timeout. In session "
                 "pooling a client keeps its session until it leaves.",
             )
         if failures:
@@ -178,6 +191,11 @@ class Console:
             raise ServerError(f"{where} rejected {command}: {' '.join(str(error).split())}.") from error
         finally:
             connection.close()
+
+
+def _commands(verb: str, databases: Sequence[str]) -> list[str]:
+    """One for each database; none named: one for all."""
+    return [f'{verb} "{database}"' for database in databases] or [verb]
 
 
 @contextmanager
@@ -276,11 +294,12 @@ def where_it_leads(host: str, port: int, ca_cert: str, timeout: float = 2.0) -> 
     return next((value for parts in subject for key, value in parts if key == "commonName"), None)
 
 
-def leads_steadily(host: str, port: int, ca_cert: str, timeout: float, probes: int = 4) -> str | None:
-    """The one server that several connections in a row reach; None while they reach none, or different ones."""
+def leads_steadily(host: str, port: int, ca_cert: str, timeout: float, probes: int = 4) -> frozenset[str]:
+    """The servers that several connections in a row reach; empty as soon as one of them reaches none."""
     seen = set()
     for _probe in range(probes):
-        seen.add(where_it_leads(host, port, ca_cert, timeout))
-        if len(seen) > 1 or None in seen:
-            return None
-    return seen.pop()
+        server = where_it_leads(host, port, ca_cert, timeout)
+        if server is None:
+            return frozenset()
+        seen.add(server)
+    return frozenset(seen)

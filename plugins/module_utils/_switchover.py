@@ -1,35 +1,16 @@
 # Copyright (c) 2026 citus_ha contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Handing the leadership of a Patroni group over: who may take it, and waiting for clients at the entrance."""
+"""Handing the leadership of a Patroni group over: who may take it. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _connection, _lock
 from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import InvalidInput, Refused
 from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import SYNC_ROLES, Cluster, Member
-from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
-
-#: Second half of the key of the advisory lock that a switchover holds on the leader.
-LOCK_SWITCHOVER = 2
-
-# Sessions that come from outside: those of the poolers (their certificate names them), and whoever else has a
-# transaction open and is not Citus itself, which names its sessions so.
-_SESSIONS = """
-SELECT a.pid, a.usename, a.application_name, host(a.client_addr) AS client,
-       coalesce(substring(s.client_dn FROM 'CN=([^/,]+)') = ANY (%(poolers)s), false) AS pooled,
-       round(extract(epoch FROM now() - a.xact_start))::int AS seconds
-  FROM pg_stat_activity AS a LEFT JOIN pg_stat_ssl AS s USING (pid)
- WHERE a.backend_type = 'client backend' AND a.client_addr IS NOT NULL AND a.pid <> pg_backend_pid()
-   AND (coalesce(substring(s.client_dn FROM 'CN=([^/,]+)') = ANY (%(poolers)s), false)
-        OR (a.xact_start IS NOT NULL AND a.application_name !~ '^citus_(internal|rebalancer|run_command) gpid='))
-"""
-
 
 #: Patroni's default, in bytes. https://patroni.readthedocs.io/en/latest/dynamic_configuration.html
 MAXIMUM_LAG_ON_FAILOVER = 1048576
@@ -142,49 +123,3 @@ def _remedy(limits: Mapping[str, str | None]) -> str:
     if able:
         return f"These could: {', '.join(able)}."
     return "Wait until one streams and is synchronous, or run reinit.yml for it."
-
-
-class Entrance:
-    """The server that clients enter through, the coordinator's leader, over its Unix socket."""
-
-    def __init__(self, socket_dir: str, port: int) -> None:
-        spec = _connection.connection_argument_spec()
-        defaults = {name: option.get("default") for name, option in spec.items()}
-        self._session = _connection.connect({**defaults, "login_host": socket_dir, "login_port": port})
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the lock that keeps a second switchover away. The server's end releases it, too."""
-        if self._session.value("SELECT pg_is_in_recovery()"):
-            raise Refused(
-                f"{self._session.where} is a standby, not the leader. Nothing was changed.",
-                "Run this on the node of the coordinator's leader.",
-            )
-        with ExitStack() as held:
-            try:
-                held.enter_context(_lock.exclusive(self._session, 0, LOCK_SWITCHOVER))
-            except _lock.TimedOut as error:
-                raise Refused(
-                    f"Another switchover is running: {error.message} Nothing was changed.", "Wait for it."
-                ) from error
-            # Outside: what the block waits for in vain is no other switchover.
-            yield
-
-    def wait_for_silence(self, poolers: Sequence[str], timeout: float) -> None:
-        """Return when the poolers have let go of every session and nobody else from outside has a transaction open."""
-        wait_for(
-            lambda: self._session.query(_SESSIONS, {"poolers": list(poolers)}),
-            lambda seen: [_session_text(row) for row in seen],
-            timeout,
-            "Waiting for the clients' open transactions",
-            "Nobody was switched over and clients go on as before. End these, or allow more time with drain_timeout.",
-            interval=0.03,
-            longest_interval=0.03,
-        )
-
-
-def _session_text(row: Mapping[str, Any]) -> str:
-    whose = f"process {row['pid']} of {row['usename']} from {row['client']}"
-    if row["pooled"]:
-        return f"{whose} (through a pooler that is not paused yet)"
-    return f"{whose} ({row['application_name'] or 'no application_name'}), open for {row['seconds']} seconds"

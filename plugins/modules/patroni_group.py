@@ -182,7 +182,11 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_config i
     managed_part,
 )
 from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_restart import LoopProgress, restart_order
-from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_wait import wait_for_answer
+from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_wait import (
+    restart_member,
+    wait_for_members,
+    wait_for_replay,
+)
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
 
 
@@ -280,39 +284,11 @@ class Group:
         member = cluster.member(name)
         if member is None:
             raise ServerError(f"Member {name} has left the group before it could be restarted.", "Run the task again.")
-        timeout = self._params["restart_timeout"]
         api = self._client.at(member.api_url)
-        begun = "" if only_pending else api.status().get("postmaster_start_time", "")
-        try:
-            api.restart(timeout, only_pending)
-        except ServerError as error:
-            # 503 also says "still starting", and "no longer needed" when somebody else was quicker.
-            if error.details.get("status") != 503:
-                raise
-        self._await(api.status, lambda status: _not_back(status, begun), f"Waiting for member {name} after its restart")
+        restart_member(api, name, self._params["restart_timeout"], self._params["wait_timeout"], only_pending)
         self.wait_until_well()
         if member.is_leader:
-            self._wait_for_replay(api)
-
-    def _wait_for_replay(self, leader: _patroni.Client) -> None:
-        """Come back when the standbys have replayed what the leader wrote when it started.
-
-        Its limits are part of that. A standby that starts again before it has read them starts with the old ones.
-        """
-        written = int((leader.status().get("xlog") or {}).get("location") or 0)
-        standbys = [member for member in self._client.cluster().standbys if member.api_url and member.is_running]
-        apis = {member.name: self._client.at(member.api_url) for member in standbys}
-        self._await(
-            lambda: {
-                name: (api.status().get("xlog") or {}).get("replayed_location") or 0 for name, api in apis.items()
-            },
-            lambda seen: [
-                f"member {name} has not replayed what the leader wrote when it started"
-                for name, replayed in seen.items()
-                if int(replayed) < written
-            ],
-            f"Waiting for the standbys of the group behind {self._client.url}",
-        )
+            wait_for_replay(self._client, api, self._params["wait_timeout"])
 
     def _with_own_word(self, member: Member) -> Member:
         if not member.api_url:
@@ -359,15 +335,7 @@ class Group:
 
     def _await(self, look: Callable[[], Any], missing: Callable[[Any], list[str]], what: str) -> Any:
         """Wait; an API that does not answer yet is one more thing that is missing."""
-        return wait_for_answer(
-            look,
-            missing,
-            self._params["wait_timeout"],
-            what,
-            "Look at Patroni's log on the members named here, and at `patronictl list`; "
-            "raise wait_timeout if they only need longer.",
-            passes=lambda error: int(error.details.get("status", 0)) >= 500,
-        )
+        return wait_for_members(look, missing, self._params["wait_timeout"], what)
 
 
 def _knows_of_pause(api: _patroni.Client, paused: bool) -> bool:
@@ -380,18 +348,6 @@ def _knows_of_pause(api: _patroni.Client, paused: bool) -> bool:
 
 def _pending_parameters(reason: dict[str, Any] | Any) -> frozenset[str]:
     return frozenset(str(name).lower() for name in reason)
-
-
-def _not_back(status: dict[str, Any], begun: str = "") -> list[str]:
-    """What a restarted member's own status lacks. ``begun``: when the server started that is to be gone."""
-    lacking = []
-    if begun and status.get("postmaster_start_time") == begun:
-        lacking.append("it is still the server of before")
-    if status.get("state") != "running":
-        lacking.append(f"it is '{status.get('state')}'")
-    elif status.get("role") == "replica" and status.get("replication_state") != "streaming":
-        lacking.append("it does not stream yet")
-    return lacking
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:

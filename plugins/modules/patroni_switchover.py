@@ -13,15 +13,16 @@ short_description: Planned switchover or forced failover of one Patroni group
 description:
   - Hands the leadership of a Patroni group to a standby. What cannot work is refused before anything happens.
   - A switchover causes no error for clients of poolers when the task runs on the node that the poolers lead to
-    (O(part=leader); with Citus the coordinator's leader, whichever group switches over) and on every pooler's node
-    (O(part=pooler)) at the same time. The poolers let transactions end and make their clients wait (PgBouncer's
-    C(PAUSE)). The other half waits until no pooler has a session any more, and tells Patroni. Each pooler lets its
-    clients go on (C(RESUME)) as soon as the new leader accepts writes and, if O(target_port) is given, that port leads
-    to it.
+    (O(part=leader), the server's half; with Citus the coordinator's leader, whichever group switches over) and on every
+    pooler's node (O(part=pooler)) at the same time. The poolers let transactions end and make their clients wait
+    (PgBouncer's C(PAUSE)). The other half waits until no pooler has a session any more, and tells Patroni. Each pooler
+    lets its clients go on (C(RESUME)) as soon as the new leader accepts writes and, if O(target_port) is given, that
+    port leads to it.
   - The halves need no word from each other, and none from the controller once they have begun. A pooler whose half
     is ended, in whatever way, lets its clients go on at once; a process of its own on that node sees to it.
 extends_documentation_fragment:
   - citus_ha.cluster.attributes
+  - citus_ha.cluster.held
   - citus_ha.cluster.patroni
 attributes:
   idempotent:
@@ -30,7 +31,8 @@ attributes:
 options:
   part:
     description:
-      - V(leader) hands the leadership over. With O(socket_dir) it must run on the node that the poolers lead to.
+      - V(leader) hands the leadership over. With O(socket_dir) it must run on the node that the poolers lead to, and
+        a second switchover is kept away; without it only Patroni is spoken to.
       - V(pooler) holds the clients of the PgBouncer on this node until O(leader) leads no longer. Must run as
         PgBouncer's user.
     type: str
@@ -56,44 +58,17 @@ options:
       - V(pooler), seconds after which clients go on in any case, O(drain_timeout) included.
     type: int
     default: 60
-  socket_dir:
-    description:
-      - V(leader), folder of the Unix socket of the server that the poolers lead to. A second switchover is then kept
-        away. When not given, only Patroni is spoken to.
-      - V(pooler), folder of PgBouncer's Unix socket.
-    type: path
-  socket_port:
-    description: Port of that socket.
-    type: int
-    default: 5432
-  poolers:
-    description:
-      - V(leader), names in the certificates of the poolers whose sessions must have ended before the switchover; it
-        also waits for any other transaction from outside. Needs O(socket_dir).
-    type: list
-    elements: str
-    default: []
-  drain_timeout:
-    description: Seconds that transactions have to end. After that nothing is switched over.
-    type: int
-    default: 10
-  start_at:
-    description:
-      - The moment, in seconds since 1970, before which no client is held and nothing is switched over. Halves that
-        start a little apart, because Python takes its time, begin together then. At most ten seconds are waited.
-      - When not given, each half begins at once.
-    type: float
   leader:
     description: V(pooler), the member that leads now and is to be replaced.
     type: str
-  target_host:
+  readers:
     description:
-      - V(pooler), host that PgBouncer connects to, which is an HAProxy that follows the leader. Only for the group that
-        the poolers lead to.
-    type: str
-  target_port:
-    description: V(pooler), port that PgBouncer connects to.
-    type: int
+      - V(pooler), databases of PgBouncer that lead to standbys of the coordinator, when another group switches over.
+      - Their clients are held before everybody else, and longer, for a standby may look for the old leader a moment
+        more. They go on when that one is back as a standby, and five seconds after the others in any case.
+    type: list
+    elements: str
+    default: []
 author: citus_ha contributors (@citus-ha)
 seealso:
   - module: citus_ha.cluster.patroni_group
@@ -147,30 +122,14 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.citus_ha.cluster.plugins.module_utils import _patroni, _switchover
-from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
-    ConnectionFailed,
-    Refused,
-    ServerError,
-    TimedOut,
-)
+from ansible_collections.citus_ha.cluster.plugins.module_utils import _held, _patroni, _switchover
+from ansible_collections.citus_ha.cluster.plugins.module_utils._entrance import Entrance
+from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import ConnectionFailed, ServerError
 from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_cluster import Cluster, missing_in
 from ansible_collections.citus_ha.cluster.plugins.module_utils._patroni_wait import wait_for_answer
-from ansible_collections.citus_ha.cluster.plugins.module_utils._pgbouncer import Console, leads_steadily, where_it_leads
+from ansible_collections.citus_ha.cluster.plugins.module_utils._pgbouncer import Console
 from ansible_collections.citus_ha.cluster.plugins.module_utils._runner import run
 from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_until
-
-# The leader's half may begin a little later than a pooler's, and waits as long for transactions.
-STEP_DOWN_GRACE = 5
-
-# Seconds that a member has to say whether it leads, while clients wait.
-LOOK_SECONDS = 2
-
-# Seconds that a connection to the new leader may take, to begin with, before another one is tried.
-PROBE_SECONDS = 0.3
-
-# Seconds that a busy HAProxy may take to lead to the leader before a switchover is refused.
-LOOK_AGAIN = 5
 
 
 def lead(module: AnsibleModule) -> dict[str, Any]:
@@ -189,7 +148,9 @@ def lead(module: AnsibleModule) -> dict[str, Any]:
         "diff": {"before": {"leader": todo.leader}, "after": {"leader": todo.candidate}},
     }
     watched = params["socket_dir"] and not params["force"]
-    entrance = _switchover.Entrance(params["socket_dir"], params["socket_port"]) if watched else None
+    entrance = Entrance(params) if watched else None
+    if entrance:
+        entrance.refuse_standby()
     if module.check_mode:
         if entrance:  # What refuses it is said before poolers hold their clients for nothing.
             with entrance.alone():
@@ -202,7 +163,7 @@ def lead(module: AnsibleModule) -> dict[str, Any]:
         with entrance.alone():
             if params["poolers"]:
                 wait_until(params["start_at"])
-                entrance.wait_for_silence(params["poolers"], params["drain_timeout"])
+                entrance.wait_for_silence()
             begun = time.monotonic()
             client.switchover(str(todo.leader), todo.candidate, timeout=params["wait_timeout"])
     else:
@@ -237,84 +198,62 @@ def hold(module: AnsibleModule) -> dict[str, Any]:
     client = _patroni.client(params)
     console = Console(params["socket_dir"], params["socket_port"])
     old = params["leader"]
-    target = (params["target_host"], params["target_port"], params["ca_cert"]) if params["target_port"] else None
+    target = _held.target_of(params)
     result: dict[str, Any] = {"changed": False, "leader": old, "new_leader": None}
     if _leader_of(client) != old:
         return result
     console.refuse_if_paused()
     if target:
-        _refuse_another_target(target, old)
+        target.refuse_another(old)
     apis = _apis(client, params["candidate"])
     if params["candidate"] in apis:
         apis[params["candidate"]].status()  # who cannot be asked would be waited for in vain
     if module.check_mode:
         return {**result, "changed": True}
-    console.log_in_again()
-    wait_until(params["start_at"])
-    begun = time.monotonic()
-    with console.paused(params["drain_timeout"], params["wait_timeout"]):
-        result["new_leader"] = _follow(apis, params, old, target, begun)
-    return {**result, "changed": True, "seconds": round(time.monotonic() - begun, 3)}
+    succession = Succession(apis, old, target)
+    seconds = _held.hold(console, succession, params, readers=params["readers"])
+    return {**result, "changed": True, "new_leader": succession.new_leader, "seconds": seconds}
 
 
-def _refuse_another_target(target: tuple[str, int, str], old: str) -> None:
-    patience = time.monotonic() + LOOK_AGAIN
-    while (leads_to := where_it_leads(*target)) != old and time.monotonic() < patience:
-        time.sleep(0.2)
-    if leads_to != old:
-        raise Refused(
-            f"{target[0]}, port {target[1]}, leads to {leads_to or 'nobody'} instead of the leader {old}. "
-            "Nothing was changed.",
-            "Look at HAProxy beside this pooler.",
-        )
+class Succession(_held.Work):
+    """Somebody else comes to lead."""
 
+    def __init__(self, apis: dict[str, _patroni.Client], old: str, target: _held.Target | None) -> None:
+        self.still = f"{old} still leads"
+        self.lacking = f"There was no new leader for {old}'s clients"
+        self.new_leader: str | None = None
+        self._apis = apis
+        self._old = old
+        self._target = target
+        self._stepped_down = False
 
-def _new_leader(
-    apis: dict[str, _patroni.Client], old: str, target: tuple[str, int, str] | None, waited: float
-) -> str | None:
-    """Who leads now, once clients can go on with it."""
-    new = next((name for name, api in apis.items() if name != old and _accepts_writes(api)), None)
-    if new is None or target is None:
-        return new
-    # HAProxy keeps a connection while it knows no leader, for a second each time: another one is quicker. On a machine
-    # that is too busy for that it has to be patient after all.
-    return new if leads_steadily(*target, timeout=max(PROBE_SECONDS, waited / 10)) == new else None
+    def done(self, waited: float) -> bool:
+        """Whether somebody else accepts writes, and the port leads to him."""
+        others = (name for name in self._apis if name != self._old)
+        self.new_leader = next((name for name in others if _accepts_writes(self._apis[name])), None)
+        if self.new_leader is None:
+            return False
+        return self._target is None or self._target.servers(waited) == {self.new_leader}
+
+    def settled(self) -> bool:
+        """Whether the old leader serves as a standby."""
+        try:
+            status = self._apis[self._old].status()
+        except (ConnectionFailed, ServerError):
+            return False
+        return status.get("role") == "replica" and status.get("state") == "running"
+
+    def untouched(self) -> bool:
+        """Whether the old leader still leads. It is not asked again once it has said that it does not."""
+        leads = None if self._stepped_down else _accepts_writes(self._apis[self._old])
+        self._stepped_down = self._stepped_down or leads is False
+        return bool(leads)
 
 
 def _apis(client: _patroni.Client, first: str | None) -> dict[str, _patroni.Client]:
     """The members' APIs, that of ``first`` before the others. Nobody waits long for one that does not answer."""
     members = sorted(client.cluster().members, key=lambda member: member.name != first)
-    return {member.name: client.at(member.api_url, timeout=LOOK_SECONDS) for member in members if member.api_url}
-
-
-def _follow(
-    apis: dict[str, _patroni.Client],
-    params: dict[str, Any],
-    old: str,
-    target: tuple[str, int, str] | None,
-    begun: float,
-) -> str:
-    """Name of the new leader, once clients can go on with it."""
-    step_down_by = begun + params["drain_timeout"] + STEP_DOWN_GRACE
-    stepped_down = False
-    while time.monotonic() < begun + params["wait_timeout"]:
-        new = _new_leader(apis, old, target, time.monotonic() - begun)
-        if new is not None:
-            return new
-        # No answer says nothing: it is asked again.
-        leads = None if stepped_down or time.monotonic() < step_down_by else _accepts_writes(apis[old])
-        stepped_down = stepped_down or leads is False
-        if leads:
-            raise TimedOut(
-                f"{old} still leads, {params['drain_timeout'] + STEP_DOWN_GRACE} seconds after clients were made to "
-                "wait. They go on as before.",
-                "The task on the leader's node says why. Both must run at the same time: allow Ansible enough forks.",
-            )
-        time.sleep(0.05)
-    raise TimedOut(
-        f"There was no new leader for {old}'s clients within {params['wait_timeout']} seconds. They go on.",
-        "Look at `patronictl list`, and at HAProxy beside this pooler.",
-    )
+    return {member.name: client.at(member.api_url, timeout=_held.LOOK_SECONDS) for member in members if member.api_url}
 
 
 def _leader_of(client: _patroni.Client) -> str | None:
@@ -342,20 +281,15 @@ def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
+            **_held.held_argument_spec(),
             **_patroni.patroni_argument_spec(),
             "part": {"type": "str", "choices": ["leader", "pooler"], "default": "leader"},
             "candidate": {"type": "str"},
             "force": {"type": "bool", "default": False},
             "max_lag": {"type": "int", "default": 16777216},
             "wait_timeout": {"type": "int", "default": 60},
-            "socket_dir": {"type": "path"},
-            "socket_port": {"type": "int", "default": 5432},
-            "poolers": {"type": "list", "elements": "str", "default": []},
-            "drain_timeout": {"type": "int", "default": 10},
-            "start_at": {"type": "float"},
             "leader": {"type": "str"},
-            "target_host": {"type": "str"},
-            "target_port": {"type": "int"},
+            "readers": {"type": "list", "elements": "str", "default": []},
         },
         required_if=[
             ("part", "pooler", ["socket_dir", "leader"]),

@@ -28,6 +28,7 @@ FACTS = {
     "citus_node_image_source",
     "etcd_is_open",
     "postgres_is_leader",
+    "postgres_restarts",
     "service_machine",
     "service_down",
     "service_missing",

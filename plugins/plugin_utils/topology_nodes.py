@@ -218,6 +218,8 @@ def node_of(inventory: Inventory, host: str, group: str, kind: str) -> Node:
         for name, port in URLS.items()
         if port in node.ports
     }
+    if kind == "postgres":
+        node.urls["postgres"] = f"postgresql://{endpoint(node.address, node.ports['postgres_port'])}"
     node.processes = [PROCESS[kind], *(BESIDE[name] for name in node.beside)]
     node.memory = sum(_bytes(inventory.get(host, f"{process}_memory")) for process in node.processes)
     node.cpus = max(_cpus(inventory.get(host, f"{process}_cpus")) for process in node.processes)

@@ -95,22 +95,26 @@ def load(demo: Cluster, clients: int = 8) -> Iterator[Load]:
 
 @contextmanager
 def readers(demo: Cluster, sessions: int = 4, seconds: float = 4.0) -> Iterator[None]:
-    """So many sessions that read from standbys, through PgBouncer, in statements that take so many seconds.
+    """So many sessions that read the table of :func:`load` from standbys, through PgBouncer, as long as it is there.
 
-    None may have an error, neither in the block nor in the two statements that each begins after it.
+    Each transaction reads from every worker group, waits so many ``seconds``, and reads again. None may have an error,
+    neither in the block nor in the two transactions that each session begins after it.
     """
     errors: list[str] = []
     stop = threading.Event()
 
     def work() -> None:
         try:
-            with demo.connect(dbname="app_ro").cursor() as cursor:
+            connection = demo.connect(dbname="app_ro")
+            connection.autocommit = True
+            with connection.cursor() as cursor:
                 left = 2
                 while left:
                     left -= stop.is_set()
-                    cursor.execute("SELECT pg_sleep(%s)", (seconds,))
+                    for statement in ("BEGIN", COUNT, f"SELECT pg_sleep({seconds})", COUNT, "COMMIT"):
+                        cursor.execute(statement)
         except psycopg2.Error as error:
-            errors.append(" ".join(str(error).split()))
+            errors.append(f"{time.strftime('%T')} {' '.join(str(error).split())}")
 
     workers = [threading.Thread(target=work) for _session in range(sessions)]
     for worker in workers:
@@ -122,3 +126,6 @@ def readers(demo: Cluster, sessions: int = 4, seconds: float = 4.0) -> Iterator[
         for worker in workers:
             worker.join()
     assert errors == []
+
+
+COUNT = "SELECT count(*) FROM load"

@@ -23,8 +23,8 @@ import artifact
 import psycopg2
 import pytest
 import yaml
+from ansible_collections.citus_ha.cluster.plugins.module_utils._entrance import LOCK_PLANNED_WORK
 from ansible_collections.citus_ha.cluster.plugins.module_utils._lock import LOCK_CLASS
-from ansible_collections.citus_ha.cluster.plugins.module_utils._switchover import LOCK_SWITCHOVER
 from cluster import PREFIX, Again, Cluster, eventually
 from load import load, readers
 
@@ -340,7 +340,7 @@ def test_everything_restarts_under_load_without_an_error(demo: Cluster) -> None:
     started = "SELECT pg_postmaster_start_time()"
     before = {node: demo.psql(node, started) for node in servers}
     leaders = [demo.leader(group) for group in groups]
-    with load(demo):
+    with load(demo), readers(demo):
         demo.play("restart").succeeded()
     assert all(demo.psql(node, started) != before[node] for node in servers)
     assert all(demo.leader(group) != leader for group, leader in zip(groups, leaders, strict=True))
@@ -395,7 +395,7 @@ def paused_pooler(demo: Cluster) -> Iterator[None]:
 @contextmanager
 def another_switchover(demo: Cluster) -> Iterator[None]:
     """A session that holds the lock of one."""
-    lock = f"SELECT pg_advisory_lock({LOCK_CLASS}, {LOCK_SWITCHOVER})"
+    lock = f"SELECT pg_advisory_lock({LOCK_CLASS}, {LOCK_PLANNED_WORK})"
     psql = [
         "psql",
         "-h",
@@ -427,9 +427,9 @@ def another_switchover(demo: Cluster) -> Iterator[None]:
     ("hindrance", "words", "held"),
     [
         (open_transaction, "PgBouncer still had transactions open after 2 seconds, and goes on as before.", True),
-        (partial(open_transaction, port=25000), "Nobody was switched over and clients go on as before.", True),
+        (partial(open_transaction, port=25000), "Nothing was changed and clients go on as before.", True),
         (paused_pooler, "PgBouncer is paused already", False),
-        (another_switchover, "Another switchover is running", False),
+        (another_switchover, "Another switchover or restart is running", False),
     ],
     ids=["a client in a transaction", "a client past the pooler", "a paused pooler", "another switchover"],
 )
@@ -517,8 +517,11 @@ def test_settings_and_nodes_change_by_running_the_playbook_again(demo: Cluster) 
         "hosts": {f"{PREFIX}worker3-{n}": {} for n in (1, 2)},
     }
     demo.save()
-    run = demo.play("site", *CHANGED).succeeded()
+    leaders = [demo.leader(group) for group in ("coordinator", "worker1", "worker2")]
+    with load(demo), readers(demo):
+        run = demo.play("site", *CHANGED).succeeded()
     assert f"{PREFIX}pgbouncer-1" in run.changed
+    assert leaders == [demo.leader(group) for group in ("coordinator", "worker1", "worker2")]
     for node in ("coordinator-1", "worker1-1", "worker2-2", "worker3-1", "postgres-1"):
         assert demo.psql(node, "SHOW work_mem") == "3MB"
         assert demo.psql(node, "SHOW max_locks_per_transaction") == "128"  # needs a restart, and got it
