@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import checker
 import faults
-from actions import CannotHappen
+from errors import CannotHappen
 from ledger import Ledger
 from nodes import Nodes
 from report import Row

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import math
 import random
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
-import docker
 from actions import (
     PATRONI,
     POSTMASTER,
@@ -26,8 +23,7 @@ from actions import (
     everywhere,
     fill_disk,
     freeze,
-    go_on,
-    kill_container,
+    kill,
     kill_machine,
     lose_packets,
     make_busy,
@@ -35,12 +31,13 @@ from actions import (
     mend_network,
     nothing,
     signal_to,
-    start_container,
+    start,
     start_machine,
     thaw,
     together,
 )
-from nodes import KILLED, DidNotHappen, Nodes
+from errors import DidNotHappen
+from nodes import KILLED, Nodes
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ LEADERS = ("coordinator", "worker")
 SERVERS = (*LEADERS, "standby")
 OTHERS = ("pooler", "haproxy", "etcd")
 PAIRS = ("coordinator+worker_standby", "worker+coordinator_standby")
-STOP_PATRONI, CONTINUE_PATRONI = signal_to("STOP", PATRONI), go_on(PATRONI)
+STOP_PATRONI = signal_to("STOP", PATRONI)
 # As between zones of a region that has a bad day.
 BUSY_AND_LATE = together(make_busy, everywhere(delay_packets(10, 5, 0.2)))
 IDLE_AND_IN_TIME = together(everywhere(mend_network), make_idle)
@@ -77,13 +74,13 @@ FAULTS = {
     for fault in (
         Fault("kill_postgres", signal_to("KILL", POSTMASTER), nothing, NOTICED, SERVERS),
         Fault("kill_patroni", signal_to("KILL", PATRONI), nothing, NOTICED, SERVERS),
-        Fault("stop_postgres", signal_to("STOP", POSTMASTER, children=True), go_on(POSTMASTER), 10, SERVERS),
-        Fault("stop_patroni", STOP_PATRONI, CONTINUE_PATRONI, 10, SERVERS, ALWAYS),
-        Fault("stop_patroni_long", STOP_PATRONI, CONTINUE_PATRONI, 40, LEADERS, LEASE),
+        Fault("stop_postgres", signal_to("STOP", POSTMASTER, children=True), thaw, 10, SERVERS),
+        Fault("stop_patroni", STOP_PATRONI, thaw, 10, SERVERS, ALWAYS),
+        Fault("stop_patroni_long", STOP_PATRONI, thaw, 40, LEADERS, LEASE),
         Fault("freeze_short", freeze, thaw, 5, (*SERVERS, *OTHERS), ALWAYS),
         Fault("freeze_long", freeze, thaw, 40, SERVERS, LEASE),
-        Fault("kill_node", kill_container, start_container, 40, SERVERS),
-        Fault("kill_node_short", kill_container, start_container, 5, OTHERS),
+        Fault("kill_node", kill, start, 40, SERVERS),
+        Fault("kill_node_short", kill, start, 5, OTHERS),
         Fault("kill_machine", kill_machine, start_machine, 40, LEADERS),
         Fault("cut_off", cut_off, mend_network, 40, (*SERVERS, *OTHERS), LEASE),
         Fault("cut_from_etcd", cut_from_etcd, mend_network, 40, SERVERS, LEASE),
@@ -91,13 +88,13 @@ FAULTS = {
         Fault("lose_packets", lose_packets, mend_network, 20, (*SERVERS, *OTHERS)),
         Fault("delay_packets", delay_packets(80, 40, 1), mend_network, 20, (*SERVERS, *OTHERS)),
         Fault("disk_full", fill_disk, empty_disk, 20, SERVERS),
-        Fault("etcd_lost_1", kill_container, start_container, 60, ("etcd*1",), borne=ALWAYS),
-        Fault("etcd_lost_2", kill_container, start_container, 60, ("etcd*2",), borne=ALWAYS),
-        Fault("etcd_lost_3", kill_container, start_container, 60, ("etcd*3",), borne=ALWAYS),
-        Fault("etcd_lost_long", kill_container, start_container, 300, ("etcd*3",), borne=ALWAYS),
+        Fault("etcd_lost_1", kill, start, 60, ("etcd*1",), borne=ALWAYS),
+        Fault("etcd_lost_2", kill, start, 60, ("etcd*2",), borne=ALWAYS),
+        Fault("etcd_lost_3", kill, start, 60, ("etcd*3",), borne=ALWAYS),
+        Fault("etcd_lost_long", kill, start, 300, ("etcd*3",), borne=ALWAYS),
         Fault("busy", make_busy, make_idle, 300, ("machine",), borne=ALWAYS),
         Fault("busy_and_late", BUSY_AND_LATE, IDLE_AND_IN_TIME, 300, ("machine",), borne=ALWAYS),
-        Fault("kill_leader_and_standby", kill_container, start_container, 40, PAIRS),
+        Fault("kill_leader_and_standby", kill, start, 40, PAIRS),
     )
 }
 
@@ -261,17 +258,19 @@ def taken_over(before: dict[str, tuple[str, int]], after: dict[str, tuple[str, i
     )
 
 
-def undo_everything(nodes: Nodes) -> None:
-    """Whatever was interrupted: no process stopped, no container away, no rule in a network."""
-    make_idle(nodes, "machine")
-    for node in nodes.all:
-        with suppress(docker.errors.APIError):
-            thaw(nodes, node)
-            start_container(nodes, node)
-            empty_disk(nodes, node)
-            nodes.inside(node, "sh", "-c", "kill -CONT -1")
-        with suppress(subprocess.CalledProcessError, OSError):
-            mend_network(nodes, node)
+def undo_everything(nodes: Nodes) -> list[str]:
+    """Whatever was interrupted: no process stopped, no node away, no rule in a network. What could not be undone."""
+    left = []
+    for undo, names in (
+        (make_idle, ["machine"]),
+        *((undo, nodes.all) for undo in (thaw, start, empty_disk, mend_network)),
+    ):
+        for node in names:
+            try:
+                undo(nodes, node)
+            except DidNotHappen as reason:
+                left.append(str(reason))
+    return left
 
 
 def order(names: list[str], chance: random.Random, each: int) -> Iterator[str]:

@@ -11,19 +11,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import docker
+from description import REPOSITORY, Description
+from errors import DidNotHappen
+from hosts import Host
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+T = TypeVar("T")
 TLS = "/etc/citus_ha/tls"
 CURL = ["curl", "-s", "-m", "3", "--cacert", f"{TLS}/ca.crt", "--cert", f"{TLS}/node.crt", "--key", f"{TLS}/node.key"]
 PSQL = ["psql", "-XAtq"]
 SHOW_STATE = ["-h", "/run/pgbouncer", "-U", "pgbouncer", "-c", "SHOW STATE", "pgbouncer"]
-PORTS = {"etcd_client_port": 2379, "postgres_port": 5432, "postgres_patroni_port": 8008, "pgbouncer_port": 6432}
-"""The collection's defaults, for inventories that do not say."""
 MAX_LAG = 16 * 2**20
 """Bytes that a standby may be behind and still be in step."""
 MAX_DOUBT = 15
@@ -32,10 +33,6 @@ IN_DOUBT = f"SELECT count(*) FROM pg_prepared_xacts WHERE prepared < now() - int
 KILLED = -9
 """Exit code of a playbook that was killed."""
 DATA = "/var/lib/citus_ha/postgres/data"
-
-
-class DidNotHappen(Exception):
-    """A fault was to happen and did not: this program is wrong, and what it says of the cluster worth nothing."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Member:
 class Seen:
     """What the nodes say at one moment.
 
-    ``running`` whether each container runs, ``members`` those of each group, ``holding`` the poolers that hold their
+    ``running`` whether each node runs, ``members`` those of each group, ``holding`` the poolers that hold their
     clients or do not say, ``speechless`` the etcd members that are not well, ``in_doubt`` how many transactions on
     each group's leader have been undecided for too long, "" where it does not say.
     """
@@ -99,110 +96,83 @@ def lacking(groups: Mapping[str, Sequence[str]], seen: Seen) -> list[str]:
 
 
 class Nodes:
-    """Every node is a container on this machine's Docker engine, of the name that it has in the inventory."""
+    """The nodes of a cluster, by the names that they have in the inventory."""
 
-    def __init__(self, inventory: Path) -> None:
+    def __init__(self, inventory: Path, described: Description, hosts: Mapping[str, Host]) -> None:
         self.inventory = inventory
-        described = _inventory(inventory)
-        variables: dict[str, dict[str, Any]] = described["_meta"]["hostvars"]
-        self.groups: dict[str, list[str]] = {"coordinator": _hosts(described, "coordinator")}
-        self.groups |= {name: _hosts(described, name) for name in described["workers"].get("children", [])}
-        self.etcd = _hosts(described, "etcd")
-        self.poolers = _hosts(described, "pgbouncer")
+        topology = described["topology"]
+        self._nodes: dict[str, dict[str, Any]] = topology["nodes"]
+        self._hosts = hosts
+        self.groups: dict[str, list[str]] = {}
+        for name in (*topology["coordinators"], *topology["workers"]):
+            self.groups.setdefault(self._nodes[name]["group"], []).append(name)
+        self.etcd: list[str] = topology["etcd"]
+        self.poolers: list[str] = topology["poolers"]
         self.postgres = [name for members in self.groups.values() for name in members]
-        self.proxies = [f"{name}-haproxy" for name in self.poolers]
-        self._variables = variables
-        strangers = [
-            name
-            for name in variables
-            if variables[name].get("service_manager", "docker") != "docker"
-            or variables[name].get("service_docker_machine", "localhost") != "localhost"
-        ]
-        if strangers:
-            sys.exit(f"Faults are made with this machine's Docker engine; these nodes are elsewhere: {strangers}.")
-        self.dsn = (self._secrets() / "app.dsn").read_text(encoding="utf-8").strip()
-        self._docker = docker.from_env()
-        present = {container.name: container for container in self._docker.containers.list(all=True)}
-        self.keepers = [name for name in (f"{node}-lease" for node in self.postgres) if name in present]
+        self.proxies = self._beside(self.poolers, "haproxy")
+        self.keepers = self._beside(self.postgres, "lease")
         self.all = [*self.etcd, *self.postgres, *self.keepers, *self.poolers, *self.proxies]
-        modes = {name: present[name].attrs["HostConfig"]["NetworkMode"] for name in self.all if name in present}
-        if exposed := [name for name, mode in modes.items() if mode == "host"]:
-            sys.exit(f"The network of these nodes is this machine's own, and would be cut: {exposed}.")
+        self._secrets = Path(described["secrets"])
 
-    def _secrets(self) -> Path:
-        given = self._variables[self.postgres[0]].get("cluster_secrets_path", "")
-        folder = self.inventory if self.inventory.is_dir() else self.inventory.parent
-        return folder / ".secrets" if not given or "{{" in given else Path(given)
+    def _beside(self, nodes: Iterable[str], process: str) -> list[str]:
+        return [f"{name}-{process}" for name in nodes if process in self._nodes[name]["beside"]]
+
+    @property
+    def dsn(self) -> str:
+        """How an application reaches the cluster. The file is there when that was made."""
+        return (self._secrets / "app.dsn").read_text(encoding="utf-8").strip()
 
     def group_of(self, node: str) -> str:
         """The replication group of a PostgreSQL node."""
         return next(name for name, members in self.groups.items() if node in members)
 
-    def container(self, node: str) -> Any:
-        """The node's container."""
-        return self._docker.containers.get(node)
+    def host(self, node: str) -> Host:
+        """Where it lives."""
+        return self._hosts[node]
 
-    def run_beside(self, name: str, image: str, command: list[str]) -> None:
-        """A container that is none of the cluster's, without a network."""
-        self._docker.containers.run(image, command, name=name, network_mode="none", detach=True, auto_remove=True)
+    def first_of_each(self, place: Callable[[Host], object]) -> list[str]:
+        """A node of every place, such as a machine, that several may share."""
+        first = {id(place(self.host(name))): name for name in reversed(self.all)}
+        return list(first.values())
 
-    def remove_beside(self, prefix: str) -> None:
-        """Remove those whose names begin so."""
-        for container in self._docker.containers.list(all=True, filters={"name": f"^/?{prefix}"}):
-            container.remove(force=True)
+    def keeper_of(self, node: str) -> list[str]:
+        """What would give the node's lease up, if it has that."""
+        return [name for name in self.keepers if name == f"{node}-lease"]
 
     def running(self, node: str) -> bool:
-        """Whether the container runs and is not frozen."""
-        return bool(self.container(node).status == "running")
-
-    def pid(self, node: str) -> int:
-        """The container's first process, as the machine numbers it."""
-        return int(self.container(node).attrs["State"]["Pid"])
+        """Whether it runs and is not frozen."""
+        return self.host(node).running()
 
     def address(self, node: str) -> str:
-        """The node's address in the cluster's network."""
-        networks = self.container(node).attrs["NetworkSettings"]["Networks"]
-        return str(next(iter(networks.values()))["IPAMConfig"]["IPv4Address"])
+        """The address that the others see it at."""
+        return str(self._nodes[node]["ip"])
 
     def port(self, node: str, variable: str) -> int:
         """A port of the node."""
-        return int(self._variables[node].get(variable, PORTS[variable]))
-
-    def url(self, node: str, variable: str, path: str) -> str:
-        """Where a process of the node answers the node itself."""
-        scheme = "https" if self._variables[node].get("cluster_control_plane_tls", True) else "http"
-        return f"{scheme}://localhost:{self.port(node, variable)}/{path}"
+        return int(self._nodes[node]["ports"][variable])
 
     def inside(self, node: str, *argv: str) -> str:
-        """Standard output of a command in the container; empty when it cannot run there."""
-        try:
-            _code, output = self.container(node).exec_run(list(argv), demux=True)
-        except docker.errors.APIError:
-            return ""
-        return (output[0] or b"").decode() if output else ""
+        """Standard output of a command in the node; empty when it cannot run there."""
+        return self.host(node).inside(*argv)
 
     def must(self, node: str, *argv: str) -> str:
-        """Standard output of a command in the container.
+        """Standard output of a command in the node.
 
         :raises DidNotHappen: it cannot run there, or fails.
         """
-        try:
-            code, output = self.container(node).exec_run(list(argv))
-        except docker.errors.APIError as error:
-            raise DidNotHappen(f"{' '.join(argv)} on {node}: {error}") from error
-        text = (output or b"").decode()
-        if code != 0:
-            raise DidNotHappen(f"{' '.join(argv)} on {node} ended with {code}: {text.strip()}")
-        return text
+        return self.host(node).must(*argv)
+
+    def _ask(self, node: str, process: str, path: str) -> str:
+        """What a process of the node answers the node itself."""
+        return self.inside(node, *CURL, f"{self._nodes[node]['urls'][process]}/{path}")
 
     def members(self, group: str, ask: Iterable[str] | None = None) -> list[Member]:
         """The group as the first member that answers sees it."""
         for node in ask or self.groups[group]:
             if not self.running(node):
                 continue
-            text = self.inside(node, *CURL, self.url(node, "postgres_patroni_port", "cluster"))
             try:
-                answer = json.loads(text)
+                answer = json.loads(self._ask(node, "patroni", "cluster"))
             except ValueError:
                 continue
             return [
@@ -247,19 +217,28 @@ class Nodes:
         return self.inside(pooler, *PSQL, "-p", str(self.port(pooler, "pgbouncer_port")), *SHOW_STATE)
 
     def seen(self) -> Seen:
-        """Ask all of them."""
-        members = {group: self.members(group) for group in self.groups}
-        leaders = [member.name for group in members.values() for member in group if member.role == "leader"]
-        return Seen(
-            running={name: self.running(name) for name in self.all},
-            members=members,
-            holding=[name for name in self.poolers if "paused|no" not in self._pooler_state(name)],
-            speechless=[name for name in self.etcd if '"true"' not in self._etcd_health(name)],
-            in_doubt={name: self._query(name, IN_DOUBT) for name in leaders},
-        )
+        """Ask all of them, side by side: it takes a while to reach a machine."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+
+            def answers(ask: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
+                return dict(zip(names, pool.map(ask, names), strict=True))
+
+            members = answers(self.members, self.groups)
+            leaders = [member.name for group in members.values() for member in group if member.role == "leader"]
+            return Seen(
+                running=answers(self.running, self.all),
+                members=members,
+                holding=[
+                    name for name, said in answers(self._pooler_state, self.poolers).items() if "paused|no" not in said
+                ],
+                speechless=[
+                    name for name, said in answers(self._etcd_health, self.etcd).items() if '"true"' not in said
+                ],
+                in_doubt=answers(lambda name: self._query(name, IN_DOUBT), leaders),
+            )
 
     def _etcd_health(self, node: str) -> str:
-        return self.inside(node, *CURL, self.url(node, "etcd_client_port", "health"))
+        return self._ask(node, "etcd_client", "health")
 
     def _query(self, node: str, statement: str) -> str:
         port = str(self.port(node, "postgres_port"))
@@ -316,16 +295,3 @@ class Nodes:
             why = f"lasted longer than {timeout:g} seconds" if late else "ended before it was to be killed"
             raise DidNotHappen(f"{playbook}.yml {why}: {text[-1500:]}")
         return code, text
-
-
-def _inventory(path: Path) -> dict[str, Any]:
-    program = str(Path(sys.executable).with_name("ansible-inventory"))
-    listed = subprocess.run(
-        [program, "-i", str(path), "--list"], cwd=REPOSITORY, check=True, capture_output=True, text=True
-    )
-    described: dict[str, Any] = json.loads(listed.stdout)
-    return described
-
-
-def _hosts(described: dict[str, Any], group: str) -> list[str]:
-    return list(described.get(group, {}).get("hosts", []))

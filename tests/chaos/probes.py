@@ -85,9 +85,9 @@ class Probes:
 
     def _watch(self, node: str) -> None:
         while not self._stop.is_set():
-            # No container, no server, a broken session: try again.
+            # No node, no server, a broken session: try again.
             process = subprocess.Popen(
-                ["docker", "exec", "-i", node, *self._psql(node)],
+                self._nodes.host(node).command(*self._psql(node)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -5,9 +5,9 @@
 
     python tests/chaos/run.py --inventory inventories/docker --minutes 10 --seed 1 [--faults kill_postgres:worker,...]
 
-Works on any cluster whose containers are on this machine's Docker engine. It writes into a schema and a table of its
-own (``chaos``, ``chaos_probe``), which it drops at the end, and undoes every fault. The exit code is 1 when a promise
-was broken.
+Works on any cluster: containers of this machine or of others over SSH, and units on machines over SSH. It writes into a
+schema and a table of its own (``chaos``, ``chaos_probe``), which it drops at the end, and undoes every fault. The exit
+code is 1 when a promise was broken.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import checker
+import description
 import evidence
 import faults
 import psycopg2
 import report
 import writers
 from course import SETTLE, Course, break_it, complaints_of
+from errors import DidNotHappen, Unreachable
 from ledger import Ledger
-from nodes import DidNotHappen, Nodes
+from nodes import Nodes
 from probes import Probes
+from reach import reach
 
 
 def arguments() -> argparse.Namespace:
@@ -67,7 +71,23 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     names = chosen(options.faults)
-    nodes = Nodes(options.inventory.resolve())
+    with tempfile.TemporaryDirectory(prefix="citus_ha.") as sockets:
+        try:
+            nodes = reached(options.inventory.resolve(), Path(sockets))
+        except Unreachable as reason:
+            sys.exit(f"These machines cannot be used: {reason}. Nothing was changed.")
+        return attack(nodes, options, names)
+
+
+def reached(inventory: Path, sockets: Path) -> Nodes:
+    """The nodes of an inventory, and a way to each machine."""
+    described = description.describe(inventory)
+    machines = reach(description.needs(described), description.logins(described), sockets)
+    return Nodes(inventory, described, description.hosts(described, machines))
+
+
+def attack(nodes: Nodes, options: argparse.Namespace, names: list[str]) -> int:
+    """Write, break, undo, judge and report; 1 when there is something to complain of."""
     lacking = nodes.wait_until_complete(30)
     if lacking:
         sys.exit(f"The cluster is not complete to begin with: {'; '.join(lacking)}.")
@@ -85,8 +105,8 @@ def main() -> int:
         break_it(nodes, ledger, options, names, course)
     except (Exception, KeyboardInterrupt) as error:  # what is known so far is judged and told all the same
         course.broken_off = repr(error)
-    faults.undo_everything(nodes)
-    complaints = [f"not well again by itself: {lack}" for lack in nodes.wait_until_complete(options.patience)]
+    complaints = [f"not undone: {left}" for left in faults.undo_everything(nodes)]
+    complaints += [f"not well again by itself: {lack}" for lack in nodes.wait_until_complete(options.patience)]
     complaints += workload.stop()
     probes.stop()
     ledger.close()

@@ -6,25 +6,33 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
+import os
 import random
+import subprocess
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import actions
 import checker
+import description
 import faults
+import hosts
 import ledger
-import nodes
+import network
 import psycopg2
 import pytest
 import report
+import units as unit_scripts
 import writers
 from checker import Ack, Evidence, Read, Transfer, Window
 from course import Course, break_it, complaints_of
+from errors import DidNotHappen, Unreachable
 from ledger import Entry, Kind, Ledger, Outcome
-from nodes import DidNotHappen, Member, Nodes, Seen, lacking
+from nodes import Member, Nodes, Seen, lacking
+from reach import Login, Machine, reach, ssh
 
 
 def entry(key: int, outcome: Outcome = Outcome.OK, ended: float = 1.0, **more: Any) -> Entry:
@@ -482,19 +490,266 @@ def test_a_signal_has_to_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
         actions.signal_to("KILL", "nobody")(stubborn, "w1")
 
 
-def test_a_cluster_on_the_machines_own_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".secrets").mkdir()
-    (tmp_path / ".secrets/app.dsn").write_text("host=127.0.0.1", encoding="utf-8")
-    groups = {group: {"hosts": [f"{group}-1"]} for group in ("coordinator", "etcd", "pgbouncer")}
-    described = {**groups, "workers": {"children": []}, "_meta": {"hostvars": {"coordinator-1": {}}}}
-    monkeypatch.setattr(nodes, "_inventory", lambda _inventory: described)
+# ---- machines ------------------------------------------------------------------------------------
 
-    def engine(mode: str) -> SimpleNamespace:
-        made = SimpleNamespace(name="coordinator-1", attrs={"HostConfig": {"NetworkMode": mode}})
-        return SimpleNamespace(containers=SimpleNamespace(list=lambda all: [made]))
 
-    monkeypatch.setattr(nodes.docker, "from_env", lambda: engine("citus_ha.citus"))
-    assert Nodes(tmp_path).postgres == ["coordinator-1"]
-    monkeypatch.setattr(nodes.docker, "from_env", lambda: engine("host"))
-    with pytest.raises(SystemExit, match=r"this machine's own.*coordinator-1"):
-        Nodes(tmp_path)
+class Scripted(Machine):
+    """A machine that remembers what it was told to do as root, and answers ``said`` with ``code``."""
+
+    def __init__(self, name: str = "m1", code: int = 0, said: str = "", ssh: tuple[str, str] | None = None) -> None:
+        super().__init__(name)
+        self.ssh = ssh
+        self.code = code
+        self.said = said
+        self.told: list[tuple[str, ...]] = []
+        self.input = ""
+
+    def run(self, *argv: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        self.told.append(argv)
+        self.input = text or self.input
+        return subprocess.CompletedProcess(argv, self.code, self.said, "")
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of programs in which ssh runs its last word here, for the user 1000 who may become root."""
+    folder = tmp_path / "bin"
+    program(
+        folder,
+        "ssh",
+        'for word; do last=$word; done; export SSH_CONNECTION="192.0.2.1 999 192.0.2.9 2222"; sh -c "$last"',
+    )
+    program(folder, "id", "echo 1000")
+    program(folder, "sudo", 'shift 2; exec env AS=root "$@"')
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_a_command_arrives_as_it_is(logged_in: Path, tmp_path: Path) -> None:
+    machine = reach({"m1": ("sh",)}, {"m1": Login("ssh", "192.0.2.9")}, tmp_path)["m1"]
+    assert machine.ssh == ("192.0.2.1", "2222")
+    ran = machine.run("sh", "-c", 'echo "$AS $0"; cat; exit 7', "it's $HOME", text="input")
+    assert (ran.returncode, ran.stdout) == (7, "root it's $HOME\ninput")
+    program(logged_in, "id", "echo 0")
+    program(logged_in, "sudo", "echo root needs none >&2; exit 1")
+    assert reach({"m1": ()}, {"m1": Login("ssh", "192.0.2.9")}, tmp_path)["m1"].run("echo", "1").stdout == "1\n"
+
+
+def test_ssh_is_called_as_the_inventory_says() -> None:
+    login = Login("ssh", "192.0.2.9", "2222", "ops", "/keys/a key", "-o ControlPath=/theirs -J 'jump host'")
+    words = ssh(login, Path("/tmp/s/1"), "no")
+    assert words[0] == "ssh" and words[-1] == "192.0.2.9"
+    assert words.index("ControlPath=/tmp/s/1") < words.index("ControlPath=/theirs"), "ssh takes the first"
+    for pair in (("-p", "2222"), ("-l", "ops"), ("-i", "/keys/a key"), ("-J", "jump host"), ("-o", "BatchMode=yes")):
+        assert pair in itertools.pairwise(words)
+    assert not {"-p", "-l", "-i"} & {*ssh(Login("ssh", "192.0.2.9"), Path("s"), "no")}
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "words"),
+    [
+        ("ssh", "echo Permission denied >&2; exit 255", "m1: no login by ssh to 192.0.2.9: Permission denied"),
+        ("sudo", "echo a password is required >&2; exit 1", "m1: nobody becomes root without a password: a password"),
+        ("docker", "", "m1 has no nsenter-of-old"),
+    ],
+)
+def test_every_machine_that_cannot_be_used_is_named(
+    logged_in: Path, tmp_path: Path, name: str, script: str, words: str
+) -> None:
+    program(logged_in, name, script)
+    needs = dict.fromkeys(("m1", "m2"), ("docker", "nsenter-of-old"))
+    with pytest.raises(Unreachable) as refused:
+        reach(needs, {machine: Login("ssh", "192.0.2.9") for machine in needs}, tmp_path)
+    assert words in str(refused.value) and words.replace("m1", "m2") in str(refused.value)
+
+
+def test_a_machine_that_the_inventory_does_not_have_is_this_one(tmp_path: Path) -> None:
+    assert type(reach({"localhost": ()}, {}, tmp_path)["localhost"]) is Machine
+
+
+# ---- nodes ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def example(inventory: str) -> description.Description:
+    """What the collection knows of an example."""
+    return description.describe(description.REPOSITORY / "inventories" / inventory)
+
+
+def described(inventory: str) -> tuple[Nodes, dict[str, Scripted]]:
+    """The nodes of an example, on machines that only remember."""
+    known = example(inventory)
+    remote = description.logins(known)
+    machines = {
+        name: Scripted(name, ssh=("192.0.2.1", "22") if name in remote else None) for name in description.needs(known)
+    }
+    return Nodes(Path(inventory), known, description.hosts(known, machines)), machines
+
+
+@pytest.fixture(scope="module")
+def containers() -> tuple[Nodes, dict[str, Scripted]]:
+    return described("docker")
+
+
+@pytest.fixture(scope="module")
+def units() -> tuple[Nodes, dict[str, Scripted]]:
+    return described("vm")
+
+
+@pytest.mark.parametrize("kind", ["containers", "units"])
+def test_the_topology_is_the_collections(kind: str, request: pytest.FixtureRequest) -> None:
+    nodes, machines = request.getfixturevalue(kind)
+    assert list(nodes.groups) == ["coordinator", "worker1", "worker2"]
+    assert nodes.groups["worker1"] == ["worker1-1", "worker1-2"]
+    assert nodes.proxies == ["pgbouncer-1-haproxy"] and "worker2-2-lease" in nodes.keepers
+    assert len(nodes.all) == 17 and "postgres-1" not in nodes.all
+    assert nodes.port("pgbouncer-1", "pgbouncer_port") == 6432
+    assert list(machines) == (["localhost"] if kind == "containers" else [*nodes.etcd, *nodes.postgres, *nodes.poolers])
+
+
+@pytest.mark.parametrize(
+    ("kind", "user"),
+    [("containers", ["docker", "exec", "-i", "worker1-1"]), ("units", ["runuser", "-u", "postgres", "--"])],
+)
+def test_a_command_runs_in_a_node_as_its_user(kind: str, user: list[str], request: pytest.FixtureRequest) -> None:
+    nodes, machines = request.getfixturevalue(kind)
+    machine = machines.get("worker1-1", machines.get("localhost"))
+    machine.said = "postgres\n"
+    assert nodes.inside("worker1-1", "whoami") == "postgres\n"
+    assert machine.told[-1] == (*user, "whoami")
+    assert nodes.host("worker1-1").command("psql")[-5:] == [*user, "psql"]
+    machine.code = 3
+    with pytest.raises(DidNotHappen, match="whoami on worker1-1 ended with 3: postgres"):
+        nodes.must("worker1-1", "whoami")
+    machine.code, machine.said = 0, ""
+
+
+def told(machine: Scripted) -> str:
+    """The last command, and the end of it: what it was about."""
+    return " ".join(machine.told[-1])
+
+
+def test_a_node_is_killed_and_started_where_it_lives() -> None:
+    multi, machines = described("docker_multi")
+    assert list(machines) == ["machine-1", "machine-2"]
+    actions.kill(multi, "worker2-1")
+    assert "docker kill" in told(machines["machine-2"]) and machines["machine-2"].told[-1][4] == "worker2-1"
+    assert machines["machine-1"].told == []
+    actions.kill_machine(multi, "coordinator-1")
+    assert [words[4] for words in machines["machine-1"].told] == ["coordinator-1-lease", "coordinator-1"]
+
+
+def test_a_unit_stays_away_until_it_is_started(units: tuple[Nodes, dict[str, Scripted]]) -> None:
+    nodes, machines = units
+    machine = machines["worker1-2"]
+    actions.kill(nodes, "worker1-2-lease")
+    switch, kill = machine.told[-2:]
+    assert switch[4:6] == ("citus_ha-lease.service", "citus_ha-lease-chaos") and "systemd-run" in switch[2]
+    assert switch[6] == unit_scripts.START, "what the machine does by itself is what undoes it"
+    assert kill[4] == "citus_ha-lease.service" and "Restart=no" in kill[2] and "--signal=KILL" in kill[2]
+    actions.start(nodes, "worker1-2-lease")
+    started, switched_off = machine.told[-2:]
+    assert 'systemctl start "$1"' in started[2] and switched_off[2:] == (
+        *(unit_scripts.SWITCH_OFF, "sh", "citus_ha-lease.service", "citus_ha-lease-chaos"),
+    )
+
+
+def test_a_killed_unit_that_lives_on_did_not_happen(units: tuple[Nodes, dict[str, Scripted]]) -> None:
+    nodes, machines = units
+    machine = machines["worker2-2"]
+    machine.code, machine.said = 1, "some of its processes go on"
+    with pytest.raises(DidNotHappen, match="worker2-2 ended with 1: some of its processes go on"):
+        actions.freeze(nodes, "worker2-2")
+
+
+@pytest.mark.parametrize("kind", ["containers", "units"])
+def test_every_machine_and_every_network_has_its_turn_once(kind: str, request: pytest.FixtureRequest) -> None:
+    nodes, machines = request.getfixturevalue(kind)
+    assert len(nodes.first_of_each(lambda host: host.machine)) == len(machines)
+    assert len(nodes.first_of_each(lambda host: host.network)) == (17 if kind == "containers" else len(machines))
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+SPARED = ["-A CITUS_HA_CHAOS -i lo -j RETURN", "-A CITUS_HA_CHAOS -o lo -j RETURN"]
+SSH = [
+    "-A CITUS_HA_CHAOS -s 192.0.2.1 -p tcp --dport 22 -j RETURN",
+    "-A CITUS_HA_CHAOS -d 192.0.2.1 -p tcp --sport 22 -j RETURN",
+]
+HOOKS = ["-I INPUT -j CITUS_HA_CHAOS", "-I OUTPUT -j CITUS_HA_CHAOS", "COMMIT"]
+
+
+def test_a_container_is_cut_off_in_its_own_network(containers: tuple[Nodes, dict[str, Scripted]]) -> None:
+    nodes, machines = containers
+    actions.cut_off(nodes, "worker1-1")
+    machine = machines["localhost"]
+    assert "nsenter" in told(machine) and machine.told[-1][3:] == ("worker1-1", "iptables-restore", "-w", "--noflush")
+    assert machine.input.splitlines() == [
+        *("*filter", ":CITUS_HA_CHAOS - [0:0]", *SPARED, "-A CITUS_HA_CHAOS -j DROP", *HOOKS)
+    ]
+
+
+def test_a_machine_is_cut_off_but_for_this_program_and_mends_itself(units: tuple[Nodes, dict[str, Scripted]]) -> None:
+    nodes, machines = units
+    actions.cut_off(nodes, "pgbouncer-1-haproxy")
+    machine = machines["pgbouncer-1"]
+    assert machine.input.splitlines()[2:] == [*SPARED, *SSH, "-A CITUS_HA_CHAOS -j DROP", *HOOKS]
+    switch, _looked, cut = machine.told[-3:]
+    assert cut == ("iptables-restore", "-w", "--noflush")
+    assert "systemd-run" in switch[2] and switch[5:] == ("citus_ha-chaos-network", network.MEND)
+    actions.mend_network(nodes, "pgbouncer-1-haproxy")
+    assert machine.told[-2][2] == network.MEND
+    assert machine.told[-1][2:] == (unit_scripts.SWITCH_OFF, "sh", "", "citus_ha-chaos-network")
+
+
+def test_a_node_is_cut_from_its_peers(units: tuple[Nodes, dict[str, Scripted]]) -> None:
+    nodes, machines = units
+    actions.cut_from_etcd(nodes, "worker1-1")
+    dropped = [line.split()[2:4] for line in machines["worker1-1"].input.splitlines() if line.endswith("DROP")]
+    assert dropped == [[side, nodes.address(member)] for member in nodes.etcd for side in ("-s", "-d")]
+    actions.cut_replication(nodes, "worker1-1")
+    peer = nodes.address("worker1-2")
+    dropped = [line.split()[2:] for line in machines["worker1-1"].input.splitlines() if line.endswith("DROP")]
+    assert [" ".join(words[:6]) for words in dropped] == [
+        *(f"-s {peer} -p tcp {port} 5432" for port in ("--dport", "--sport")),
+        *(f"-d {peer} -p tcp {port} 5432" for port in ("--sport", "--dport")),
+    ]
+
+
+def test_rules_are_of_one_version_of_ip() -> None:
+    text = network.rules(["", "-s 2001:db8::1", "-s 192.0.2.7"], "DROP", ["OUTPUT"], ("2001:db8::9", "22"), 6)
+    assert "-s 2001:db8::1 -j DROP" in text and "192.0.2.7" not in text and "-I INPUT" not in text
+    assert "-s 2001:db8::9 -p tcp --dport 22 -j RETURN" in text
+    assert "neighbour-solicitation -j RETURN" in text, "without it there is no way to the machine"
+    text = network.rules(["", "-s 2001:db8::1", "-s 192.0.2.7"], "DROP", ["OUTPUT"], ("2001:db8::9", "22"), 4)
+    assert "-s 192.0.2.7 -j DROP" in text and "2001" not in text and "ipv6" not in text
+
+
+def test_a_network_that_is_not_the_clusters_alone_is_left_alone() -> None:
+    multi, machines = described("docker_multi")
+    for action in (actions.cut_off, actions.cut_from_etcd, actions.lose_packets, actions.delay_packets(1, 1, 1)):
+        with pytest.raises(actions.CannotHappen, match="on machine-1 have no network of their own"):
+            action(multi, "worker1-1")
+    assert machines["machine-1"].told == []
+    here = description._network(Scripted("localhost"), [])
+    with pytest.raises(actions.CannotHappen, match="the machine that this program runs on"):
+        here.drop("")
+
+
+def test_what_a_machine_lacks_for_a_fault_is_said() -> None:
+    bare = network.Network(Scripted("etcd-3", code=1), (), ["192.0.2.1"])
+    with pytest.raises(actions.CannotHappen, match="etcd-3 has no iptables-restore: apt-get install iptables"):
+        bare.drop("")
+    with pytest.raises(actions.CannotHappen, match="etcd-3 has no tc: apt-get install iproute2; "):
+        bare.delay(1, 1, 1)
+
+
+def test_no_fault_lasts_as_long_as_what_undoes_it_by_itself() -> None:
+    assert max(fault.seconds for fault in faults.FAULTS.values()) < unit_scripts.DEAD_MAN
+    assert max(fault.seconds for fault in faults.FAULTS.values()) < hosts.BUSY_SECONDS
