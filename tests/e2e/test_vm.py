@@ -16,6 +16,7 @@ from typing import Any
 import artifact
 import pytest
 import yaml
+from attack import attack, bears_it
 from cluster import eventually
 from leaks import leaks, secrets_of
 from vm import Machines, switched_on
@@ -312,6 +313,25 @@ def test_a_unit_that_does_not_run_is_missed(cluster: Machines) -> None:
     missed = cluster.play("verify")
     cluster.console("worker1-1", "systemctl start citus_ha-lease")
     assert missed.code != 0 and "citus_ha-lease.service does not run" in " ".join(missed.output.split()), missed.tail
+    cluster.play("verify").succeeded()
+
+
+# One of every kind: a process, a unit, a machine's network, a frozen unit, etcd, planned work
+FAULTS = (
+    *("kill_postgres:worker", "kill_node:worker", "cut_off:coordinator", "freeze_short:pooler", "etcd_lost_1:etcd*1"),
+    *("kill_machine:worker", "switchover:worker"),
+)
+
+
+@bears_it
+@pytest.mark.timeout(2400)
+def test_faults_on_machines_break_no_promise(cluster: Machines, tmp_path: Path) -> None:
+    attack(cluster.inventory, FAULTS, tmp_path / "report")
+    for machine in ADDRESSES:
+        assert cluster.console(machine, "iptables -S | grep CITUS", check=False) == ""
+        assert (
+            cluster.console(machine, "systemctl list-units --all --no-legend '*chaos*'; ls /run/systemd/system") == ""
+        )
     cluster.play("verify").succeeded()
 
 
