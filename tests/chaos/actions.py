@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from errors import CannotHappen, DidNotHappen
+from hosts import Host
 from network import of_connections, of_peer
 from nodes import DATA, Nodes
 
@@ -127,11 +128,11 @@ def mend_network(nodes: Nodes, node: str) -> None:
     nodes.host(node).mend_network()
 
 
-def everywhere(action: Action) -> Action:
-    """The same in every network of the cluster."""
+def in_every(place: Callable[[Host], object], action: Action) -> Action:
+    """The same in every network, or on every machine, of the cluster."""
 
     def run(nodes: Nodes, _node: str) -> None:
-        for node in nodes.first_of_each(lambda host: host.network):
+        for node in nodes.first_of_each(place):
             action(nodes, node)
 
     return run
@@ -163,16 +164,14 @@ def empty_disk(nodes: Nodes, node: str) -> None:
     nodes.inside(node, "rm", "-f", FILLER)
 
 
-def make_busy(nodes: Nodes, _node: str) -> None:
-    """Loops beside the cluster's nodes that want twice the CPUs of every machine."""
-    for node in nodes.first_of_each(lambda host: host.machine):
-        nodes.host(node).make_busy()
+def make_busy(nodes: Nodes, node: str) -> None:
+    """Loops beside the node that want twice its machine's CPUs."""
+    nodes.host(node).make_busy()
 
 
-def make_idle(nodes: Nodes, _node: str) -> None:
+def make_idle(nodes: Nodes, node: str) -> None:
     """End them."""
-    for node in nodes.first_of_each(lambda host: host.machine):
-        nodes.host(node).make_idle()
+    nodes.host(node).make_idle()
 
 
 def nothing(_nodes: Nodes, _node: str) -> None:

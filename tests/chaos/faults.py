@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from actions import (
@@ -20,9 +23,9 @@ from actions import (
     cut_replication,
     delay_packets,
     empty_disk,
-    everywhere,
     fill_disk,
     freeze,
+    in_every,
     kill,
     kill_machine,
     lose_packets,
@@ -66,8 +69,10 @@ OTHERS = ("pooler", "haproxy", "etcd")
 PAIRS = ("coordinator+worker_standby", "worker+coordinator_standby")
 STOP_PATRONI = signal_to("STOP", PATRONI)
 # As between zones of a region that has a bad day.
-BUSY_AND_LATE = together(make_busy, everywhere(delay_packets(10, 5, 0.2)))
-IDLE_AND_IN_TIME = together(everywhere(mend_network), make_idle)
+MACHINE, NETWORK = operator.attrgetter("machine"), operator.attrgetter("network")
+ALL_BUSY, ALL_IDLE = in_every(MACHINE, make_busy), in_every(MACHINE, make_idle)
+BUSY_AND_LATE = together(ALL_BUSY, in_every(NETWORK, delay_packets(10, 5, 0.2)))
+IDLE_AND_IN_TIME = together(in_every(NETWORK, mend_network), ALL_IDLE)
 
 FAULTS = {
     fault.name: fault
@@ -92,7 +97,7 @@ FAULTS = {
         Fault("etcd_lost_2", kill, start, 60, ("etcd*2",), borne=ALWAYS),
         Fault("etcd_lost_3", kill, start, 60, ("etcd*3",), borne=ALWAYS),
         Fault("etcd_lost_long", kill, start, 300, ("etcd*3",), borne=ALWAYS),
-        Fault("busy", make_busy, make_idle, 300, ("machine",), borne=ALWAYS),
+        Fault("busy", ALL_BUSY, ALL_IDLE, 300, ("machine",), borne=ALWAYS),
         Fault("busy_and_late", BUSY_AND_LATE, IDLE_AND_IN_TIME, 300, ("machine",), borne=ALWAYS),
         Fault("kill_leader_and_standby", kill, start, 40, PAIRS),
     )
@@ -260,17 +265,20 @@ def taken_over(before: dict[str, tuple[str, int]], after: dict[str, tuple[str, i
 
 def undo_everything(nodes: Nodes) -> list[str]:
     """Whatever was interrupted: no process stopped, no node away, no rule in a network. What could not be undone."""
-    left = []
-    for undo, names in (
-        (make_idle, ["machine"]),
-        *((undo, nodes.all) for undo in (thaw, start, empty_disk, mend_network)),
-    ):
-        for node in names:
-            try:
-                undo(nodes, node)
-            except DidNotHappen as reason:
-                left.append(str(reason))
-    return left
+
+    def attempt(action: Action, node: str) -> list[str]:
+        try:
+            action(nodes, node)
+        except DidNotHappen as reason:
+            return [str(reason)]
+        return []
+
+    def undo(node: str) -> list[str]:
+        return [reason for action in (thaw, start, empty_disk, mend_network) for reason in attempt(action, node)]
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        idle = pool.map(lambda node: attempt(make_idle, node), nodes.first_of_each(MACHINE))
+        return [*itertools.chain(*idle, *pool.map(undo, nodes.all))]
 
 
 def order(names: list[str], chance: random.Random, each: int) -> Iterator[str]:

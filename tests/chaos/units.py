@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from hosts import BUSY, BUSY_SECONDS, Host
 from network import MEND, Network
 
@@ -86,13 +84,14 @@ class Unit(Host):
 
     needs = ("systemctl", "systemd-run", "runuser", "pgrep", "curl")
 
-    @cached_property
-    def _user(self) -> str:
-        return self._do("user", 'systemctl show --property User --value "$1"').strip() or "nobody"
+    _user = ""
 
     def within(self, *argv: str) -> list[str]:
         """As the unit's user."""
-        return ["runuser", "-u", self._user, "--", *argv]
+        if not self._user:
+            shown = self.machine.run("systemctl", "show", "--property", "User", "--value", self._instance)
+            self._user = shown.stdout.strip()
+        return ["runuser", "-u", self._user or "nobody", "--", *argv]
 
     def running(self) -> bool:
         """A frozen unit is active, too."""

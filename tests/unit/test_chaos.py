@@ -671,8 +671,18 @@ def test_a_killed_unit_that_lives_on_did_not_happen(units: tuple[Nodes, dict[str
 @pytest.mark.parametrize("kind", ["containers", "units"])
 def test_every_machine_and_every_network_has_its_turn_once(kind: str, request: pytest.FixtureRequest) -> None:
     nodes, machines = request.getfixturevalue(kind)
-    assert len(nodes.first_of_each(lambda host: host.machine)) == len(machines)
-    assert len(nodes.first_of_each(lambda host: host.network)) == (17 if kind == "containers" else len(machines))
+    assert len(nodes.first_of_each(faults.MACHINE)) == len(machines)
+    assert len(nodes.first_of_each(faults.NETWORK)) == (17 if kind == "containers" else len(machines))
+
+
+def test_what_cannot_be_undone_is_said_and_the_rest_is_undone() -> None:
+    nodes, machines = described("vm")
+    machines["etcd-2"].code, machines["etcd-2"].said = 255, "it does not answer"
+    left = faults.undo_everything(nodes)
+    assert left and all("etcd-2" in reason and "it does not answer" in reason for reason in left)
+    for script in (unit_scripts.THAW, unit_scripts.START, unit_scripts.MAKE_IDLE, network.MEND):
+        for name in set(machines) - {"etcd-2"}:
+            assert script in [words[2] for words in machines[name].told]
 
 
 # ---- networks ------------------------------------------------------------------------------------
