@@ -68,7 +68,7 @@ class Machine:
         """
         tried = self.run("sh", "-c", 'for name; do command -v "$name" >/dev/null || echo "$name"; done', "sh", *needs)
         if tried.returncode != 0:
-            raise Unreachable(f"{self.name}: nobody becomes root without a password: {tried.stderr.strip()}")
+            raise Unreachable(f"{self.name}: without NOPASSWD in sudoers nobody becomes root: {tried.stderr.strip()}")
         if missing := tried.stdout.split():
             raise Unreachable(f"{self.name} has no {', '.join(missing)}")
 
@@ -145,5 +145,5 @@ def reach(needs: Mapping[str, tuple[str, ...]], logins: Mapping[str, Login], soc
     with ThreadPoolExecutor(max_workers=20) as pool:
         tried = dict(zip(needs, pool.map(attempt, range(len(needs)), needs), strict=True))
     if reasons := [str(reason) for reason in tried.values() if isinstance(reason, Unreachable)]:
-        raise Unreachable("; ".join(reasons))
+        raise Unreachable("\n".join(reasons))
     return {name: machine for name, machine in tried.items() if isinstance(machine, Machine)}

@@ -75,7 +75,7 @@ def main() -> int:
         try:
             nodes = reached(options.inventory.resolve(), Path(sockets))
         except Unreachable as reason:
-            sys.exit(f"These machines cannot be used: {reason}. Nothing was changed.")
+            sys.exit(f"These machines cannot be used, and nothing was changed:\n{reason}")
         return attack(nodes, options, names)
 
 

@@ -555,7 +555,11 @@ def test_ssh_is_called_as_the_inventory_says() -> None:
     ("name", "script", "words"),
     [
         ("ssh", "echo Permission denied >&2; exit 255", "m1: no login by ssh to 192.0.2.9: Permission denied"),
-        ("sudo", "echo a password is required >&2; exit 1", "m1: nobody becomes root without a password: a password"),
+        (
+            "sudo",
+            "echo a password is required >&2; exit 1",
+            "m1: without NOPASSWD in sudoers nobody becomes root: a password",
+        ),
         ("docker", "", "m1 has no nsenter-of-old"),
     ],
 )
