@@ -28,7 +28,7 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._lock import LOCK
 from cluster import PREFIX, Again, Cluster, eventually
 from load import load, readers
 
-from playbooks import REPOSITORY
+from playbooks import REPOSITORY, citus_sources
 
 EVENTS = [("login", 3, 3), ("logout", 1, 1), ("purchase", 2, 2)]
 CHANGED = (
@@ -122,6 +122,30 @@ def test_a_transaction_that_nobody_decides_is_missed(demo: Cluster) -> None:
     finally:
         demo.psql(leader, "ROLLBACK PREPARED 'forgotten'", database="postgres")
     assert healthy(demo)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(citus_sources() == ["standin"], reason="nobody decides transactions of the stand-in")
+def test_a_leader_that_was_replaced_decides_nothing(demo: Cluster) -> None:
+    """Its Patroni stopped, it still takes itself for the leader, and its successor names transactions alike."""
+    old, other = demo.leader("worker1"), demo.leader("worker2")
+    heir = "worker1-2" if old == "worker1-1" else "worker1-1"
+    patroni = "$(pgrep -n -f '[b]in/patroni')"
+    decided = b"recovered a prepared transaction"
+    before = {node: demo.docker.containers.get(PREFIX + node).logs().count(decided) for node in (old, heir)}
+    demo.inside(old, "sh", "-c", f"kill -STOP {patroni}")
+    try:
+        eventually(lambda: demo.psql(heir, "SELECT NOT pg_is_in_recovery()") == "t")
+        demo.psql(other, "BEGIN; CREATE TABLE in_doubt (); PREPARE TRANSACTION 'citus_1_4242_7_1'")
+        for _round in range(3):
+            demo.inside(old, "sh", "/etc/citus_ha/postgres/decide.sh")
+        eventually(lambda: demo.psql(other, "SELECT count(*) FROM pg_prepared_xacts") == "0")
+        assert demo.psql(old, "SELECT NOT pg_is_in_recovery()") == "t", "it was there all the time"
+    finally:
+        demo.inside(old, "sh", "-c", f"kill -CONT {patroni}")
+    after = {node: demo.docker.containers.get(PREFIX + node).logs().count(decided) for node in (old, heir)}
+    assert (after[old], after[heir]) == (before[old], before[heir] + 1)
+    eventually(lambda: healthy(demo), timeout=180)
 
 
 def test_the_installed_collection_works_by_name_from_anywhere(demo: Cluster, again: Again) -> None:

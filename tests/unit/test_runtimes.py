@@ -48,6 +48,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         '  listen: "0.0.0.0:8008"': '  listen: "OWN:8008"',
         '  listen: "0.0.0.0:5432"': '  listen: "OWN,127.0.0.1:5432"',
     },
+    "decide.sh": {"api=https://localhost:8008": "api=https://OWN:8008"},
     "postgresql.conf": {"listen_addresses = '*'": "listen_addresses = 'OWN,127.0.0.1'"},
     "haproxy.cfg": {
         "    bind :5000": "    bind OWN:5000\n    bind 127.0.0.1:5000",
@@ -146,7 +147,7 @@ def test_they_read_the_same_configuration(rendered: dict[str, Rendered]) -> None
             docker, systemd = (content(rendered[manager][process], path) for manager in ("docker", "systemd"))
             assert on_a_machine(docker, process, path) == systemd, f"{path} of {process}"
             compared.add(Path(path).name)
-    scripts = {"start.sh", "postgres", "pg_ctl", "before_stop.sh", "keep_lease.py"}
+    scripts = {"start.sh", "run.sh", "postgres", "pg_ctl", "before_stop.sh", "keep_lease.py"}
     assert compared >= {*DIFFERENCES, *scripts, "pg_hba.conf", "pg_ident.conf"}
 
 
@@ -174,7 +175,7 @@ class Scripts:
         self.called = folder / "called"
         for name in ("pg_ctl", "pg_controldata"):
             self.program(name, "exit 0")
-        for name in ("pg_ctl", "before_stop.sh"):
+        for name in ("pg_ctl", "before_stop.sh", "decide.sh"):
             text = content(given, f"/etc/citus_ha/postgres/{name}")
             text = text.replace("/usr/lib/postgresql/17/bin", str(folder)).replace("/run/postgresql", str(folder))
             (folder / f"script.{name}").write_text(text, encoding="utf-8")
@@ -187,7 +188,9 @@ class Scripts:
     def run(self, name: str, *arguments: str) -> tuple[int, list[str]]:
         """The exit code of a script, and what it called."""
         self.called.write_text("", encoding="utf-8")
-        ran = subprocess.run(["sh", str(self.folder / f"script.{name}"), *arguments], check=False, timeout=30)
+        script = str(self.folder / f"script.{name}")
+        path = {"PATH": f"{self.folder}:{os.environ['PATH']}"}
+        ran = subprocess.run(["sh", script, *arguments], check=False, timeout=30, env={**os.environ, **path})
         return ran.returncode, self.called.read_text(encoding="utf-8").splitlines()
 
 
@@ -200,6 +203,21 @@ def scripts(rendered: dict[str, Rendered], tmp_path: Path) -> Scripts:
 def held_until(file: Path, moment: float) -> None:
     file.touch()
     os.utime(file, (moment, moment))
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_only_who_has_the_lease_decides_transactions_in_doubt(scripts: Scripts, leads: bool) -> None:
+    scripts.program("curl", f"exit {0 if leads else 22}")
+    scripts.program("psql", f"cat >> {scripts.called}")
+    code, called = scripts.run("decide.sh")
+    assert code == 0 and called[0].startswith("curl --fail ") and called[0].endswith("/primary")
+    if leads:
+        assert called[1].startswith("psql ")
+        # Asked once more by psql itself: it runs what is between backquotes
+        asked = called[2].removeprefix("\\set leads `").removesuffix(" && echo on || echo off`")
+        assert asked == called[0] and called[3] == "\\if :leads" and "recover_prepared_transactions()" in called[4]
+    else:
+        assert len(called) == 1
 
 
 def test_postgresql_is_stopped_before_patroni_does_while_clients_are_held_only(scripts: Scripts) -> None:
