@@ -535,6 +535,7 @@ def test_logs_and_dump(demo: Cluster, tmp_path: Path) -> None:
     assert all(dump.read_bytes()[:5] == b"PGDMP" for dump in dumps)
 
 
+@pytest.mark.timeout(1500)
 def test_settings_and_nodes_change_by_running_the_playbook_again(demo: Cluster) -> None:
     demo.groups["workers"]["children"]["worker3"] = {
         "vars": {"citus_group": 3},
