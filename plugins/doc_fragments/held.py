@@ -10,6 +10,9 @@ class ModuleDocFragment:
     """The options that module_utils/_held.py reads. A half is what one of these modules does on one node."""
 
     DOCUMENTATION = r"""
+notes:
+  - The halves need no word from each other, and none from the controller once they have begun. A pooler whose half
+    is ended, in whatever way, lets its clients go on at once; a process of its own on that node sees to it.
 options:
   socket_dir:
     description:

@@ -18,8 +18,6 @@ description:
     (PgBouncer's C(PAUSE)). The other half waits until no pooler has a session any more, and tells Patroni. Each pooler
     lets its clients go on (C(RESUME)) as soon as the new leader accepts writes and, if O(target_port) is given, that
     port leads to it.
-  - The halves need no word from each other, and none from the controller once they have begun. A pooler whose half
-    is ended, in whatever way, lets its clients go on at once; a process of its own on that node sees to it.
 extends_documentation_fragment:
   - citus_ha.cluster.attributes
   - citus_ha.cluster.held
