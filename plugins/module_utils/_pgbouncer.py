@@ -60,6 +60,19 @@ class Console:
         """Read the configuration and the list of users again."""
         self._run("RELOAD")
 
+    def reconnect(self, databases: Sequence[str]) -> None:
+        """Replace the sessions with the servers of these databases, each as soon as no client uses it."""
+        for command in _commands("RECONNECT", databases):
+            self._run(command)
+
+    def outdated_sessions(self, databases: Sequence[str]) -> list[str]:
+        """Those of before :meth:`reconnect` that a client still uses, for a message."""
+        return [
+            f"a session of {session['user']} with {session['database']}, in use since {session['request_time']}"
+            for session in self._run("SHOW SERVERS")
+            if session["database"] in databases and int(session["close_needed"])
+        ]
+
     def resume(self, databases: Sequence[str] = ()) -> None:
         """Let clients of these databases, or of all, go on; nothing happens when they do already."""
         for command, database in zip(_commands("RESUME", databases), databases or ("all databases",)):

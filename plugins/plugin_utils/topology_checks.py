@@ -34,6 +34,7 @@ FACTS = {
     "service_missing",
     "service_machine_cpus",
     "service_machine_memory",
+    "service_waits",
 }
 
 # PostgreSQL versions of each major version of Citus, https://docs.citusdata.com/en/stable/installation/; below 16

@@ -535,18 +535,27 @@ def test_logs_and_dump(demo: Cluster, tmp_path: Path) -> None:
     assert all(dump.read_bytes()[:5] == b"PGDMP" for dump in dumps)
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(1800)
 def test_settings_and_nodes_change_by_running_the_playbook_again(demo: Cluster) -> None:
+    """Servers of workers restart where they are, those of the coordinator are replaced, and no client has an error."""
     demo.groups["workers"]["children"]["worker3"] = {
         "vars": {"citus_group": 3},
         "hosts": {f"{PREFIX}worker3-{n}": {} for n in (1, 2)},
+    }
+    coordinators = demo.groups["coordinator"]["hosts"]
+    demo.groups["coordinator"]["hosts"] = {
+        name: {**variables, "postgres_memory": "448m"} for name, variables in coordinators.items()
     }
     demo.save()
     leaders = [demo.leader(group) for group in ("coordinator", "worker1", "worker2")]
     with load(demo), readers(demo):
         run = demo.play("site", *CHANGED).succeeded()
     assert f"{PREFIX}pgbouncer-1" in run.changed
-    assert leaders == [demo.leader(group) for group in ("coordinator", "worker1", "worker2")]
+    assert leaders[1:] == [demo.leader(group) for group in ("worker1", "worker2")]
+    assert leaders[0] != demo.leader("coordinator")
+    for node in ("coordinator-1", "coordinator-2"):
+        assert demo.docker.containers.get(PREFIX + node).attrs["HostConfig"]["Memory"] == 448 * 2**20
+        assert "noloadbalance" not in demo.inside(node, "cat", "/etc/citus_ha/postgres/patroni.yml")
     for node in ("coordinator-1", "worker1-1", "worker2-2", "worker3-1", "postgres-1"):
         assert demo.psql(node, "SHOW work_mem") == "3MB"
         assert demo.psql(node, "SHOW max_locks_per_transaction") == "128"  # needs a restart, and got it

@@ -47,3 +47,12 @@ def test_a_contradictory_inventory_is_refused_by_name(installed: Path) -> None:
     output = " ".join(refused.stdout.split())
     assert "The inventory cannot become a cluster. Nothing was changed." in output
     assert "2 members tolerate no more failures than 1" in output and "needs a coordinator" in output
+
+
+@pytest.mark.parametrize("inventory", sorted((ROOT / "inventories").iterdir()), ids=lambda folder: folder.name)
+def test_a_node_that_an_inventory_does_not_have_is_refused(installed: Path, inventory: Path) -> None:
+    """By a task on the controller, which has the variables of all hosts, and not those of any."""
+    asked = ("citus_ha.cluster.logs", "--inventory", str(inventory), "--extra-vars", "node=nobody")
+    refused = run("ansible-playbook", *asked, folder=installed)
+    assert refused.returncode != 0
+    assert "node is nobody, which is no single node of this inventory" in " ".join(refused.stdout.split())

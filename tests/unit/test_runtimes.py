@@ -21,7 +21,7 @@ from rendering import Rendered, collection, content, render
 SUBNET = "172.29.0.0/16"
 HOSTS: dict[str, dict[str, dict[str, Any]]] = {
     "etcd": {"etcd-1": {}, "etcd-2": {}, "etcd-3": {}},
-    "coordinator": {"coordinator-1": {}, "coordinator-2": {}},
+    "coordinator": {"coordinator-1": {}, "coordinator-2": {"postgres_serves_readers": False}},
     "worker1": {"worker1-1": {"citus_group": 1}},
     "pgbouncer": {"pgbouncer-1": {}},
     "standalone": {"postgres-1": {}, "postgres-2": {"postgres_data_checksums": False}},
@@ -128,6 +128,14 @@ def test_without_a_limit_in_the_inventory_a_server_has_its_share_of_the_machine(
     assert int(rendered["docker"]["worker1-1"]["memory"]) == 896 * 2**20
     assert rendered["docker"]["worker1-1"]["cpus"] == 1.8
     assert "shared_buffers: 224MB" in content(rendered["docker"]["worker1-1"], "/etc/citus_ha/postgres/patroni.yml")
+
+
+def test_nobody_is_led_to_a_standby_that_shall_have_no_readers(rendered: dict[str, Rendered]) -> None:
+    tags = {
+        name: yaml.safe_load(content(rendered["docker"][name], "/etc/citus_ha/postgres/patroni.yml")).get("tags")
+        for name in ("coordinator-1", "coordinator-2", "worker1-1")
+    }
+    assert tags == {"coordinator-1": None, "coordinator-2": {"noloadbalance": True}, "worker1-1": None}
 
 
 def test_one_lost_packet_does_not_end_an_idle_connection(rendered: dict[str, Rendered]) -> None:
