@@ -128,12 +128,13 @@ def hold(
     :raises TimedOut: transactions did not end, the work did not begin, or it was not done in time. Clients go on.
     """
     console.log_in_again()
+    held, readers = console.known(databases), console.known(readers)
     wait_until(params["start_at"])
     drain_timeout, limit = params["drain_timeout"], params["wait_timeout"]
     # Readers first: nobody else has to wait for their long statements.
     with console.paused(drain_timeout, drain_timeout + limit, readers) if readers else nullcontext():
         begun = time.monotonic()
-        with console.paused(drain_timeout, limit, databases, but=readers):
+        with console.paused(drain_timeout, limit, held, but=readers) if held or not databases else nullcontext():
             follow(work, begun, drain_timeout + START_GRACE, limit)
         done = time.monotonic()
         while readers and time.monotonic() < done + READERS_SECONDS and not work.settled():

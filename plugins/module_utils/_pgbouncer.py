@@ -51,6 +51,11 @@ class Console:
         names = ["all databases"] if self._values("SHOW STATE")["paused"] == "yes" else []
         return names + [database["name"] for database in self._run("SHOW DATABASES") if int(database["paused"])]
 
+    def known(self, databases: Sequence[str]) -> list[str]:
+        """Those of ``databases`` that this PgBouncer has. One that the inventory has just got comes later."""
+        there = {database["name"] for database in self._run("SHOW DATABASES")}
+        return [database for database in databases if database in there]
+
     @property
     def where(self) -> str:
         """For messages."""

@@ -13,7 +13,8 @@ short_description: Has clients of a PgBouncer leave a server that HAProxy leads 
 description:
   - Waits until HAProxy leads elsewhere, and has PgBouncer replace its sessions (C(RECONNECT)), each at the end of its
     transaction. No client waits, and none sees an error.
-  - Must run on PgBouncer's node as PgBouncer's user. In session pooling a session ends when its client leaves.
+  - Must run on PgBouncer's node as PgBouncer's user. Not for session pooling, in which a session lasts as long as its
+    client.
 extends_documentation_fragment:
   - citus_ha.cluster.attributes
 attributes:
@@ -26,7 +27,7 @@ options:
     type: str
     required: true
   databases:
-    description: The databases of PgBouncer whose clients may be there.
+    description: The databases of PgBouncer whose clients may be there. One that it does not have has none.
     type: list
     elements: str
     required: true
@@ -97,6 +98,8 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait
 
 # Seconds that one connection through HAProxy may take.
 PROBE_SECONDS = 2
+# How many have to lead elsewhere: HAProxy takes its servers in turn, and others use it, too.
+PROBES = 20
 
 
 def leave(module: AnsibleModule) -> dict[str, Any]:
@@ -106,19 +109,24 @@ def leave(module: AnsibleModule) -> dict[str, Any]:
         raise InvalidInput("databases is empty. Nothing was changed.", "Name those whose clients may be there.")
     console = Console(params["socket_dir"], params["socket_port"])
     console.refuse_if_paused()
-    if module.check_mode:
-        return {"changed": True}
+    databases = console.known(params["databases"])
     begun = time.monotonic()
+    if module.check_mode or not databases:
+        return {"changed": bool(databases), "seconds": 0.0}
+    target = (params["target_host"], params["target_port"], params["ca_cert"])
     wait_for(
-        lambda: leads_steadily(params["target_host"], params["target_port"], params["ca_cert"], PROBE_SECONDS),
+        lambda: leads_steadily(*target, timeout=PROBE_SECONDS, probes=PROBES),
         lambda servers: lacking(servers, params["server"]),
         params["wait_timeout"],
         f"Waiting for {params['target_host']}, port {params['target_port']}, to lead elsewhere",
         "No session was ended. Look at HAProxy beside this pooler.",
     )
-    console.reconnect(params["databases"])
+    # Before, as every pool runs empty now, and after it, as it may have broken off a login.
+    console.log_in_again()
+    console.reconnect(databases)
+    console.log_in_again()
     wait_for(
-        lambda: console.outdated_sessions(params["databases"]),
+        lambda: console.outdated_sessions(databases),
         lambda sessions: sessions,
         params["drain_timeout"],
         "Waiting for the clients' open transactions",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from errors import CannotHappen, DidNotHappen
 from hosts import Host
@@ -69,13 +70,19 @@ def start(nodes: Nodes, node: str) -> None:
 
 
 def kill_machine(nodes: Nodes, node: str) -> None:
-    """As if the machine had lost its power: nobody is left who could say that the server is dead."""
+    """As if the machine had lost its power: nobody is left who could say that the server is dead.
+
+    It falls silent, where its network can be cut: no kernel is left that could end the connections of dead processes.
+    """
+    with suppress(CannotHappen):
+        cut_off(nodes, node)
     for name in [*nodes.keeper_of(node), node]:
         kill(nodes, name)
 
 
 def start_machine(nodes: Nodes, node: str) -> None:
     """The node, and what runs beside it."""
+    mend_network(nodes, node)
     for name in [node, *nodes.keeper_of(node)]:
         start(nodes, name)
 

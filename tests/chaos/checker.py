@@ -48,8 +48,9 @@ class Evidence:
     """All that is known when a run is over.
 
     ``seconds`` is how long it took and ``groups`` are those of the cluster. ``stored``, ``balances`` and ``transfers``
-    are what clients find there in the end, ``probes`` the keys of the probes by group; ``copies`` (of the reference
-    table) and ``prepared`` (transactions) come from the primary of each group.
+    are what clients find there in the end, ``probes`` the keys of the probes by group and ``answers`` how many each
+    server answered, a standby by a refusal; ``copies`` (of the reference table) and ``prepared`` (transactions) come
+    from the primary of each group.
     """
 
     seconds: float
@@ -60,6 +61,7 @@ class Evidence:
     transfers: Sequence[Transfer]
     reads: Sequence[Read]
     acks: Sequence[Ack]
+    answers: Mapping[str, int]
     probes: Mapping[str, Sequence[int]]
     copies: Mapping[str, str]
     prepared: Mapping[str, int]
@@ -67,6 +69,8 @@ class Evidence:
 
 LEAST_ACKS = 0.2
 """Probes that each group must have acknowledged in a second, on average, to prove something about two leaders."""
+LEAST_ANSWERS = 0.2
+"""Probes that each server must have answered in a second: one that nobody asks may lead as it likes."""
 LEAST_READS = 0.05
 """Reads of the total in a second."""
 
@@ -96,6 +100,11 @@ def too_little(seen: Evidence) -> list[str]:
         f"evidence: {group} acknowledged {acks[group]} probes in {seen.seconds:.0f} s: two leaders may have been missed"
         for group in seen.groups
         if acks[group] < LEAST_ACKS * seen.seconds
+    ]
+    complaints += [
+        f"evidence: {server} answered {count} probes in {seen.seconds:.0f} s: it may have led unseen"
+        for server, count in seen.answers.items()
+        if count < LEAST_ANSWERS * seen.seconds
     ]
     if len(seen.reads) < LEAST_READS * seen.seconds:
         complaints.append(f"evidence: only {len(seen.reads)} reads of the total in {seen.seconds:.0f} s")
@@ -215,13 +224,23 @@ class Window:
     errors: int
 
 
-def noticed(name: str, window: Window, limit: float | None) -> list[str]:
-    """What clients noticed of something that they must not notice; ``limit`` as ``faults.promised`` says."""
-    if limit is None:
-        return []
-    complaints = [f"{name}: {window.errors} writes failed, and none may"] if window.errors else []
-    if window.longest > limit:
-        complaints.append(f"{name}: writes stood still for {window.longest:.1f} s, and {limit:g} are the most")
+@dataclass(frozen=True)
+class Promise:
+    """What clients may notice: writes stand still for ``longest`` seconds, and fail where ``errors`` says so."""
+
+    longest: float
+    errors: bool
+
+
+def noticed(name: str, window: Window, promise: Promise) -> list[str]:
+    """What clients noticed of something, and must not."""
+    complaints = []
+    if window.errors and not promise.errors:
+        complaints.append(f"{name}: {window.errors} writes failed, and none may")
+    if window.longest > promise.longest:
+        complaints.append(
+            f"{name}: writes stood still for {window.longest:.1f} s, and {promise.longest:g} are the most"
+        )
     return complaints
 
 

@@ -19,7 +19,7 @@ def gather(nodes: Nodes, ledger: Ledger, workload: writers.Workload, probes: Pro
 
     :raises Exception: somebody does not answer.
     """
-    # In-doubt transactions are decided by Citus within its recovery interval.
+    # Each leader decides those in doubt every ten seconds.
     deadline = time.monotonic() + 60
     prepared: dict[str, int] = {"?": 1}
     while any(prepared.values()) and time.monotonic() < deadline:
@@ -36,6 +36,7 @@ def gather(nodes: Nodes, ledger: Ledger, workload: writers.Workload, probes: Pro
         transfers=writers.transfers(nodes.dsn),
         reads=[*workload.reads, last],
         acks=probes.acks,
+        answers=probes.answers,
         probes=probes.stored(),
         copies=writers.on_every_node(
             nodes.dsn, "SELECT count(*) || ':' || coalesce(sum(hashint8(key)), 0) FROM chaos.reference"
@@ -46,7 +47,7 @@ def gather(nodes: Nodes, ledger: Ledger, workload: writers.Workload, probes: Pro
 
 def duration(entries: list[Entry]) -> float:
     """Seconds from the first attempt to the end of the last."""
-    return max(entry.ended for entry in entries) - min(entry.begun for entry in entries)
+    return max(entry.ended for entry in entries) - min(entry.begun for entry in entries) if entries else 0.0
 
 
 def summary(entries: list[Entry], workload: writers.Workload, probes: Probes, seed: int) -> list[tuple[str, str]]:

@@ -39,7 +39,8 @@ from actions import (
     thaw,
     together,
 )
-from errors import DidNotHappen
+from checker import Promise
+from errors import CannotHappen, DidNotHappen
 from nodes import KILLED, Nodes
 
 
@@ -106,7 +107,7 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Planned:
-    """A playbook, whose work must not be noticed. ``{worker}`` stands for a group of workers.
+    """A playbook, whose work must not be noticed. ``{group}`` stands for a group at the place that it is named with.
 
     ``killed``: it dies with everything that it has started on the controller, once it holds the clients.
     """
@@ -117,11 +118,11 @@ class Planned:
 
 
 PLANNED = {
-    "switchover:coordinator": Planned("switchover", ("-e", "group=coordinator")),
-    "switchover:worker": Planned("switchover", ("-e", "group={worker}")),
+    "switchover:coordinator": Planned("switchover", ("-e", "group={group}")),
+    "switchover:worker": Planned("switchover", ("-e", "group={group}")),
     "restart": Planned("restart"),
-    "controller_killed:coordinator": Planned("switchover", ("-e", "group=coordinator"), killed=True),
-    "controller_killed:worker": Planned("switchover", ("-e", "group={worker}"), killed=True),
+    "controller_killed:coordinator": Planned("switchover", ("-e", "group={group}"), killed=True),
+    "controller_killed:worker": Planned("switchover", ("-e", "group={group}"), killed=True),
 }
 QUICK = (
     "switchover:worker",
@@ -144,11 +145,18 @@ UNNOTICED = 5
 """Seconds that writes may take longer while it is seen who leads, where nothing that they need is gone."""
 
 
-def promised(name: str) -> float | None:
-    """Seconds that writes may stand still, and not one may fail; None where that is not promised."""
+OVER = 60
+"""Seconds that writes may stand still after the end of any fault: no lease lasts longer, and nobody has to help."""
+
+
+def promised(name: str) -> Promise:
+    """What clients may notice."""
     if name in PLANNED:
-        return PAUSE_LIMIT
-    return UNNOTICED if name.partition(":")[2].startswith("etcd") else None
+        return Promise(PAUSE_LIMIT, errors=False)
+    fault, _colon, place = name.partition(":")
+    if place.startswith("etcd"):
+        return Promise(UNNOTICED, errors=False)
+    return Promise(FAULTS[fault].seconds + OVER, errors=True)
 
 
 def every() -> list[str]:
@@ -156,29 +164,35 @@ def every() -> list[str]:
     return [f"{fault.name}:{place}" for fault in FAULTS.values() for place in fault.places] + list(PLANNED)
 
 
+def worker_group(nodes: Nodes, chance: random.Random) -> str:
+    """One of the groups of workers."""
+    return chance.choice([group for group in nodes.groups if group != "coordinator"])
+
+
+# Who stands at a place at this moment; :func:`targets` takes it.
+PLACES: dict[str, Callable[[Nodes, random.Random], str]] = {
+    "machine": lambda _nodes, _chance: "machine",
+    "coordinator": lambda nodes, _chance: nodes.leader("coordinator"),
+    "coordinator_standby": lambda nodes, _chance: nodes.standby("coordinator"),
+    "worker": lambda nodes, chance: nodes.leader(worker_group(nodes, chance)),
+    "worker_standby": lambda nodes, chance: nodes.standby(worker_group(nodes, chance)),
+    "standby": lambda nodes, chance: nodes.standby(chance.choice(list(nodes.groups))),
+    "pooler": lambda nodes, chance: chance.choice(nodes.poolers),
+    "haproxy": lambda nodes, chance: chance.choice(nodes.proxies),
+}
+
+
 def targets(nodes: Nodes, place: str, chance: random.Random) -> list[str]:
-    """The nodes that a place stands for at this moment."""
-    workers = [group for group in nodes.groups if group != "coordinator"]
-    name, _star, count = place.partition("*")
-    if place == "machine":
-        return [place]
-    if place == "coordinator":
-        return [nodes.leader("coordinator")]
-    if place == "worker":
-        return [nodes.leader(chance.choice(workers))]
-    if place == "standby":
-        return [nodes.standby(chance.choice(list(nodes.groups)))]
-    if place == "coordinator+worker_standby":
-        return [nodes.leader("coordinator"), nodes.standby(chance.choice(workers))]
-    if place == "worker+coordinator_standby":
-        return [nodes.leader(chance.choice(workers)), nodes.standby("coordinator")]
-    if place == "pooler":
-        return [chance.choice(nodes.poolers)]
-    if place == "haproxy":
-        return [chance.choice(nodes.proxies)]
-    if name == "etcd":
-        return chance.sample(nodes.etcd, int(count or 1))
-    raise KeyError(place)
+    """The nodes that a place stands for: ``etcd*2`` two members, ``coordinator+worker_standby`` one of each.
+
+    :raises CannotHappen: the cluster has nobody there.
+    """
+    try:
+        if place.startswith("etcd"):
+            return chance.sample(nodes.etcd, int(place.partition("*")[2] or 1))
+        return [PLACES[part](nodes, chance) for part in place.split("+")]
+    except (IndexError, StopIteration, ValueError) as nobody:
+        raise CannotHappen(f"the inventory has nobody, or too few, for {place}") from nobody
 
 
 @dataclass(frozen=True)
@@ -205,10 +219,11 @@ def happen(
     # Who has to lead in the end, too
     leading: dict[str, tuple[str, int]] = {}
     if name in PLANNED:
-        worker = chance.choice([group for group in nodes.groups if group != "coordinator"])
         work = PLANNED[name]
-        arguments = [word.format(worker=worker) for word in work.arguments]
-        hit = [worker] if "worker" in name else ["coordinator"] if "coordinator" in name else ["all"]
+        place = name.partition(":")[2]
+        group = nodes.group_of(targets(nodes, place, chance)[0]) if place else "all"
+        arguments = [word.format(group=group) for word in work.arguments]
+        hit = [group]
         try:
             code, output = nodes.play(work.playbook, *arguments, until=nodes.paused if work.killed else None)
         except DidNotHappen as reason:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from description import REPOSITORY, Description
-from errors import DidNotHappen
+from errors import CannotHappen, DidNotHappen
 from hosts import Host
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ SHOW_STATE = ["-h", "/run/pgbouncer", "-U", "pgbouncer", "-c", "SHOW STATE", "pg
 MAX_LAG = 16 * 2**20
 """Bytes that a standby may be behind and still be in step."""
 MAX_DOUBT = 15
-"""Seconds in which a transaction in doubt must be decided; Citus looks every ten."""
+"""Seconds in which a transaction in doubt must be decided; leaders look every ten."""
 IN_DOUBT = f"SELECT count(*) FROM pg_prepared_xacts WHERE prepared < now() - interval '{MAX_DOUBT} seconds'"
 KILLED = -9
 """Exit code of a playbook that was killed."""
@@ -263,7 +264,10 @@ class Nodes:
         As soon as ``until`` says so it is killed, with every process that it has started here.
 
         :raises DidNotHappen: it lasted longer than ``timeout`` seconds, or ended before ``until`` said so.
+        :raises CannotHappen: only root may kill all of them at once.
         """
+        if until and os.geteuid() != 0:
+            raise CannotHappen("only root can kill a controller with all that it has started (unshare --pid)")
         command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.inventory)]
         # Ansible's workers are in sessions of their own; in a process namespace they die with the first process.
         alone = [] if until is None else ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -285,7 +289,7 @@ class Nodes:
                     and not (until and (reached := bool(until())))
                 ):
                     time.sleep(0.05)
-                late = running.poll() is None and until is None
+                late = running.poll() is None and not (until and reached)
             finally:
                 running.kill()  # does nothing to one that has ended
                 code = running.wait()

@@ -45,6 +45,8 @@ class Probes:
         self._lock = threading.Lock()
         self._key = 0
         self.acks: list[Ack] = []
+        self.answers = dict.fromkeys(nodes.postgres, 0)
+        """How many probes each server answered, if only by a refusal."""
         self._threads = [threading.Thread(target=self._watch, args=(node,), daemon=True) for node in nodes.postgres]
 
     def start(self) -> None:
@@ -122,8 +124,9 @@ class Probes:
                 break
         else:
             return False
-        if timeline is not None and not warned:
-            with self._lock:
+        with self._lock:
+            self.answers[node] += 1
+            if timeline is not None and not warned:
                 self.acks.append(Ack(self._nodes.group_of(node), node, timeline, key, begun, time.time()))
         return True
 

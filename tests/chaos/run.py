@@ -87,16 +87,24 @@ def reached(inventory: Path, sockets: Path) -> Nodes:
 
 
 def attack(nodes: Nodes, options: argparse.Namespace, names: list[str]) -> int:
-    """Write, break, undo, judge and report; 1 when there is something to complain of."""
+    """Do all of it on a cluster that is complete, and leave no table there."""
     lacking = nodes.wait_until_complete(30)
     if lacking:
         sys.exit(f"The cluster is not complete to begin with: {'; '.join(lacking)}.")
     options.output.mkdir(parents=True, exist_ok=True)
+    probes = Probes(nodes)
+    try:
+        return perform(nodes, options, names, probes)
+    finally:
+        clean_up(nodes, probes)
+
+
+def perform(nodes: Nodes, options: argparse.Namespace, names: list[str], probes: Probes) -> int:
+    """Write, break, undo, judge and report; 1 when there is something to complain of."""
     ledger = Ledger(options.output / "ledger.jsonl")
     workload = writers.Workload(
         nodes.dsn, ledger, writers.prepare(nodes.dsn), options.rate, options.clients, options.seed
     )
-    probes = Probes(nodes)
     probes.start()
     workload.start()
     course = Course()
@@ -120,7 +128,6 @@ def attack(nodes: Nodes, options: argparse.Namespace, names: list[str]) -> int:
     (options.output / "chaos.md").write_text(text, encoding="utf-8")
     (options.output / "chaos.svg").write_text(report.timeline(ledger.entries, course.happened), encoding="utf-8")
     print(f"\n{text}\n{options.output}/chaos.md, chaos.svg, ledger.jsonl")
-    clean_up(nodes, probes)
     return 1 if complaints else 0
 
 

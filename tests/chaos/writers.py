@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import psycopg2
+import psycopg2.extensions
 from checker import Read, Transfer
 from ledger import Entry, Kind, Ledger, Outcome
 
@@ -56,6 +57,9 @@ TOTAL = (
 # serialization and deadlocks, too many connections, locks that were not had.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 NOT_COMMITTED = ("23", "25", "40", "53", "55")
+UNCERTAIN = "40003"  # statement_completion_unknown
+# With several poolers each client takes any of them, and not all the first.
+ANY_POOLER = {"load_balance_hosts": "random"} if psycopg2.extensions.libpq_version() >= 160000 else {}
 
 
 def outcome_of(error: psycopg2.Error, sent: bool) -> Outcome:
@@ -65,7 +69,8 @@ def outcome_of(error: psycopg2.Error, sent: bool) -> Outcome:
     """
     if not sent:
         return Outcome.FAILED
-    return Outcome.FAILED if (error.pgcode or "")[:2] in NOT_COMMITTED else Outcome.UNKNOWN
+    code = error.pgcode or ""
+    return Outcome.FAILED if code[:2] in NOT_COMMITTED and code != UNCERTAIN else Outcome.UNKNOWN
 
 
 class Client:
@@ -88,6 +93,7 @@ class Client:
                 keepalives_count=3,
                 tcp_user_timeout=10000,
                 application_name="chaos",
+                **ANY_POOLER,
             )
         del self._connection.notices[:]
         return self._connection

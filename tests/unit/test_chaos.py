@@ -29,7 +29,7 @@ import units as unit_scripts
 import writers
 from checker import Ack, Evidence, Read, Transfer, Window
 from course import Course, break_it, complaints_of
-from errors import DidNotHappen, Unreachable
+from errors import CannotHappen, DidNotHappen, Unreachable
 from ledger import Entry, Kind, Ledger, Outcome
 from nodes import Member, Nodes, Seen, lacking
 from reach import Login, Machine, reach, ssh
@@ -148,6 +148,7 @@ SOUND = Evidence(
     transfers=[Transfer(2, 1, 2, 1)],
     reads=[Read(1, 200)],
     acks=[Ack(group, group, 1, key, key, key + 0.1) for group in ("coordinator", "worker1") for key in (1, 2)],
+    answers={"c1": 9, "c2": 9, "w1": 9},
     probes={"coordinator": [1, 2], "worker1": [1, 2]},
     copies={"a": "3:9", "b": "3:9"},
     prepared={"a": 0, "b": 0},
@@ -172,6 +173,7 @@ def test_a_sound_run_is_not_complained_of() -> None:
         # What nobody saw proves nothing.
         ({"acks": SOUND.acks[:2]}, "evidence: worker1 acknowledged 0 probes"),
         ({"acks": []}, "evidence: coordinator acknowledged 0 probes"),
+        ({"answers": {"c1": 9, "c2": 1}}, "evidence: c2 answered 1 probes in 10 s"),
         ({"reads": []}, "evidence: only 0 reads"),
         ({"copies": {"a": "3:9"}}, "evidence: copies of the reference table of 1 primaries only, of 2"),
         ({"prepared": {}}, "evidence: transactions in doubt of 0 primaries only, of 2"),
@@ -193,7 +195,7 @@ def test_a_fault_that_has_to_be_noticed_may_be_noticed() -> None:
     course = Course([happened("kill_node:worker"), happened("etcd_lost_3:etcd*3"), happened("switchover:worker")])
     assert complaints(course, Window(2, 0, 0)) == []
     course = Course([happened("kill_node:worker")])
-    assert complaints(course, Window(20, 20, 300)) == []
+    assert complaints(course, Window(99, 99, 300)) == []
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,11 @@ def test_a_fault_that_has_to_be_noticed_may_be_noticed() -> None:
     [
         (Course([happened("switchover:worker")]), Window(2, 2, 1), ["switchover:worker: 1 writes failed"]),
         (Course([happened("etcd_lost_1:etcd*1")]), Window(6, 6, 0), ["stood still for 6.0 s, and 5 are the most"]),
+        (
+            Course([happened("kill_node:worker")]),
+            Window(101, 101, 300),
+            ["stood still for 101.0 s, and 100 are the most"],
+        ),
         (Course([happened("controller_killed:worker")]), Window(31, 31, 0), ["31.0 s, and 30 are the most"]),
         (
             Course([happened("kill_node:worker", "w is unknown")]),
@@ -368,6 +375,7 @@ class Refusal(psycopg2.Error):
     [
         ("25006", True, Outcome.FAILED),  # a standby
         ("40P01", True, Outcome.FAILED),
+        ("40003", True, Outcome.UNKNOWN),
         ("57P01", True, Outcome.UNKNOWN),  # the server went down: before the commit or after it
         ("08006", True, Outcome.UNKNOWN),
         (None, True, Outcome.UNKNOWN),  # the connection broke
@@ -429,6 +437,23 @@ def test_a_bearable_fault_after_which_somebody_else_leads_is_a_problem() -> None
     assert faults.taken_over(before, after) == (
         "worker1 was led by w1 on timeline 1, then by w2 on 2; worker2 was led by w3 on timeline 5, then by w3 on 7"
     )
+
+
+def test_every_fault_has_somebody_or_cannot_happen() -> None:
+    nodes = described("docker")[0]
+    nodes.leader = lambda group: nodes.groups[group][0]  # type: ignore[method-assign]
+    chance = random.Random(1)
+    for name in faults.every():
+        if place := name.partition(":")[2]:
+            hit = faults.targets(nodes, place, chance)
+            assert hit and set(hit) <= {*nodes.all, "machine"}, name
+    assert faults.targets(nodes, "worker+coordinator_standby", chance)[1] == "coordinator-2"
+    assert len(set(faults.targets(nodes, "etcd*2", chance))) == 2
+    nodes.groups = {"coordinator": ["coordinator-1"]}
+    nodes.etcd, nodes.proxies = nodes.etcd[:1], []
+    for place in ("worker", "standby", "etcd*2", "haproxy", "coordinator+worker_standby"):
+        with pytest.raises(CannotHappen, match="nobody, or too few, for"):
+            faults.targets(nodes, place, chance)
 
 
 def test_a_disk_that_was_not_made_for_it_is_not_filled() -> None:

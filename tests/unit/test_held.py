@@ -158,6 +158,7 @@ def test_clients_who_go_on_already_need_no_word() -> None:
     console = FakeConsole()
     console.resume(["app_ro"])
     console.resume()
+    assert console.said == ['RESUME "app_ro"', "RESUME"], "each was refused, and that is no failure"
 
 
 def test_readers_may_be_held_longer_than_everybody_else() -> None:
@@ -409,6 +410,26 @@ def test_readers_are_held_until_the_old_leader_is_a_standby(
     assert _held.hold(console, succession, params, readers=["app_ro"]) < 1
     assert console.said == ['PAUSE "app_ro"', "PAUSE", "RESUME", 'RESUME "app_ro"']
     assert console.paused_now == set() and len(api.statuses) == len(statuses) - min(seen, len(statuses) - 1)
+
+
+@pytest.mark.parametrize(
+    ("databases", "readers", "said"),
+    [
+        (["new_ro"], [], []),
+        (["app_ro", "new_ro"], [], ['PAUSE "app_ro"', 'RESUME "app_ro"']),
+        ([], ["new_ro"], ["PAUSE", "RESUME"]),
+    ],
+)
+def test_a_database_that_pgbouncer_does_not_have_yet_has_nobody_to_hold(
+    monkeypatch: pytest.MonkeyPatch, databases: list[str], readers: list[str], said: list[str]
+) -> None:
+    monkeypatch.setattr(FakeConsole, "log_in_again", lambda _self: None)
+    console = FakeConsole()
+    succession = patroni_switchover.Succession(cast(Any, {"a": Api(LEADS_NOT), "b": Api(LEADS)}), "a", None)
+    params = {"drain_timeout": 1, "wait_timeout": 10, "start_at": None}
+    monkeypatch.setattr(succession, "settled", lambda: True)
+    _held.hold(console, succession, params, databases, readers)
+    assert console.said == said
 
 
 class Restarting:

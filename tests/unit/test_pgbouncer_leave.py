@@ -27,8 +27,13 @@ class Console(_pgbouncer.Console):
     def paused_databases(self) -> list[str]:
         return []
 
+    def log_in_again(self, patience: float = 1.0) -> None:
+        self.said.append("log in again")
+
     def _run(self, command: str) -> list[dict[str, Any]]:
-        self.said.append(command)
+        self.said += [command] * (command != "SHOW DATABASES")
+        if command == "SHOW DATABASES":
+            return [{"name": "app", "paused": 0}, {"name": "app_ro", "paused": 0}]
         if command != "SHOW SERVERS":
             return []
         self.looks -= 1
@@ -43,7 +48,7 @@ class Console(_pgbouncer.Console):
 def call(monkeypatch: pytest.MonkeyPatch, console: Console, leads: list[frozenset[str]], **more: Any) -> dict[str, Any]:
     """What the module says when HAProxy leads to one after the other of ``leads``, and to the last for good."""
     monkeypatch.setattr(module, "Console", lambda *_address: console)
-    monkeypatch.setattr(module, "leads_steadily", lambda *_target: leads.pop(0) if len(leads) > 1 else leads[0])
+    monkeypatch.setattr(module, "leads_steadily", lambda *_target, **_how: leads.pop(0) if len(leads) > 1 else leads[0])
     arguments = {
         "server": "coordinator-2",
         "databases": ["app_ro"],
@@ -69,7 +74,7 @@ def test_sessions_are_replaced_once_haproxy_leads_elsewhere(monkeypatch: pytest.
     console, leads = Console(), [BOTH, frozenset[str](), OTHER]
     left = call(monkeypatch, console, leads)
     assert left["changed"] and left["seconds"] > 0
-    assert console.said == ['RECONNECT "app_ro"', "SHOW SERVERS", "SHOW SERVERS"]
+    assert console.said == ["log in again", 'RECONNECT "app_ro"', "log in again", "SHOW SERVERS", "SHOW SERVERS"]
 
 
 @pytest.mark.parametrize(
@@ -98,3 +103,11 @@ def test_a_dry_run_says_nothing_to_pgbouncer(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_nobody_can_leave_without_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "databases is empty" in call(monkeypatch, Console(), [OTHER], databases=[])["msg"]
+
+
+def test_a_database_that_pgbouncer_does_not_have_yet_has_no_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console()
+    assert call(monkeypatch, console, [OTHER], databases=["new_ro"])["changed"] is False
+    assert console.said == []
+    assert not call(monkeypatch, console, [OTHER], databases=["new_ro", "app_ro"]).get("failed")
+    assert [command for command in console.said if "RECONNECT" in command] == ['RECONNECT "app_ro"']

@@ -16,14 +16,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAY = f"""
-- hosts: coordinator-1
+- hosts: all
   gather_facts: false
   vars_files: [{ROOT}/roles/status/vars/main.yml]
   tasks:
     - ansible.builtin.copy:
         dest: "{{{{ playbook_dir }}}}/found.json"
-        content: "{{{{ __status_found_here | to_json }}}}"
+        content: "{{{{ lookup('ansible.builtin.vars', asked) | to_json }}}}"
         mode: "0600"
+      when: inventory_hostname == 'coordinator-1'
 """
 NODES = {
     name: {
@@ -56,6 +57,8 @@ def answers() -> dict[str, Any]:
         "cluster_topology": {"nodes": NODES, "coordinators": ["coordinator-1"]},
         "cluster_node": NODES["coordinator-1"],
         "cluster_pki_path": "/nonexistent",
+        "cluster_database": "app",
+        "cluster_reader_suffix": "_ro",
         "status_max_in_doubt": 60,
         "status_max_lag": 100,
         "status_min_certificate_days": 7,
@@ -68,7 +71,9 @@ def answers() -> dict[str, Any]:
             "unavailable": {},
         },
         "__status_coordinator_leaders": [NODES["coordinator-1"]],
-        "__status_pooler": {"query_result": [{"address": "10.0.0.1", "in_recovery": False}]},
+        "__status_pooler": {"query_result": [{"address": "10.0.0.1", "port": 5432, "in_recovery": False}]},
+        "__status_reader": {"query_result": [{"address": "10.0.0.1", "port": 5432, "in_recovery": False}]},
+        "__status_reached": {"query_result": []},
         "__status_slots": {"query_result": []},
         "__status_in_doubt": {"query_result": []},
         "__status_server": {"query_result": [{"state": "running", "role": "primary", "lag": None}]},
@@ -76,10 +81,11 @@ def answers() -> dict[str, Any]:
     }
 
 
-def problems(folder: Path, given: dict[str, Any]) -> list[str]:
-    """What is said of the node, without its name."""
-    variables = {**given, "ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    inventory = {"all": {"hosts": {"coordinator-1": variables}}}
+def problems(folder: Path, given: dict[str, Any], asked: str = "__status_found_here") -> list[str]:
+    """What is said of the node, without its name, when there are ``others`` in the play."""
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "asked": asked}
+    others: dict[str, Any] = dict.fromkeys(given.get("others", []), local)
+    inventory = {"all": {"hosts": {"coordinator-1": {**given, **local}, **others}}}
     (folder / "inventory.yml").write_text(json.dumps(inventory), encoding="utf-8")
     (folder / "play.yml").write_text(PLAY, encoding="utf-8")
     (folder / "problems.j2").symlink_to(ROOT / "roles/status/templates/problems.j2")
@@ -124,16 +130,20 @@ def test_everything_that_is_wrong_is_said(tmp_path: Path) -> None:
         "drift": [{"table": "pg_dist_node"}],
         "unavailable": {"versions": "permission denied"},
     }
-    given["__status_pooler"]["query_result"] = [{"address": "10.0.0.9", "in_recovery": True}]
+    given["__status_pooler"]["query_result"] = [{"address": "10.0.0.9", "port": 5432, "in_recovery": True}]
+    given["__status_reader"]["query_result"] = [{"address": "10.0.0.1", "port": 5433, "in_recovery": True}]
+    given["__status_reached"]["query_result"] = [{"name": "worker1-1", "port": 5432}]
     assert problems(tmp_path, given) == [
         "context deadline exceeded",
         "coordinator-1-lease does not run. start.yml starts it, logs.yml shows what it said.",
         "leads to a server that is in recovery, 10.0.0.9.",
-        "leads to 10.0.0.9 instead of coordinator-1, which leads the coordinator. If it lasts, look at the log of its"
-        " HAProxy.",
+        "leads to 10.0.0.9, port 5432, instead of coordinator-1, which leads the coordinator. If it lasts, look at the"
+        " log of its HAProxy.",
+        "leads readers to 10.0.0.1, port 5433, which is no server of the coordinator. Look at the log of its HAProxy.",
+        "does not reach worker1-1:5432, and could not lead.",
         "nobody reads the replication slot left, which keeps 16 MB of WAL. Start its reader, or drop it:"
         " pg_drop_replication_slot.",
-        "the transaction citus_0_2 of app in app has been in doubt for 61 seconds: Citus decides it when all nodes"
+        "the transaction citus_0_2 of app in app has been in doubt for 61 seconds: it is decided when all nodes"
         " reach each other.",
         "the transaction it's mine of shop in postgres has been in doubt for 3600 seconds: its application decides it,"
         " or you do, with COMMIT PREPARED or ROLLBACK PREPARED.",
@@ -157,6 +167,19 @@ def test_a_pooler_without_an_answer_may_be_paused(tmp_path: Path) -> None:
     assert problems(tmp_path, given) == [
         "does not answer. logs.yml shows what it said.",
         "lets no client in. One that is paused (SHOW STATE in its console) goes on after RESUME.",
+    ]
+
+
+def test_readers_who_are_not_let_in_are_missed(tmp_path: Path) -> None:
+    given = {**answers(), "__status_reader": {"failed": True, "msg": "connection refused"}}
+    assert problems(tmp_path, given) == ["connection refused", "lets no reader in (database app_ro)."]
+
+
+def test_a_node_that_was_not_judged_is_named(tmp_path: Path) -> None:
+    given = {"__status_found": ["coordinator-1: is away."], "others": ["worker1-1"]}
+    assert problems(tmp_path, given, "__status_problems") == [
+        "is away.",
+        "worker1-1: was not judged. The tasks above say why.",
     ]
 
 
