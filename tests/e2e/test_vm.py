@@ -9,11 +9,14 @@ import json
 import re
 import shlex
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import artifact
+import psycopg2
 import pytest
 import yaml
 from attack import attack, bears_it
@@ -388,10 +391,44 @@ def test_the_operating_system_is_as_the_inventory_asks_and_as_it_was_when_it_doe
     assert cluster.console(machine, "systemctl show --property LimitNOFILE --value citus_ha") == "70000"
     assert cluster.console(machine, "stat --format %U /dev/watchdog") == "postgres"
     cluster.play("verify").succeeded()
+    replaced_without_an_error(cluster, "coordinator:pgbouncer", '{"service_limits": {"nofile": 70000}}')
+    for coordinator in ("coordinator-1", "coordinator-2"):
+        assert cluster.console(coordinator, "systemctl show --property LimitNOFILE --value citus_ha") == "70000"
+        assert (
+            cluster.console(coordinator, "grep -c noloadbalance /etc/citus_ha/postgres/patroni.yml", check=False) == "0"
+        )
     cluster.play("site").succeeded()
     assert cluster.console(machine, "ls /etc/sysctl.d/90-citus_ha.conf", check=False) == ""
     assert cluster.console(machine, "systemctl show --property LimitNOFILE --value citus_ha") == "65536"
     assert cluster.play("site").succeeded().changed == {}
+
+
+def replaced_without_an_error(cluster: Machines, limit: str, variables: str) -> None:
+    """site.yml with these variables, while a client writes and another one reads from standbys."""
+    dsn = (cluster.inventory / ".secrets/app.dsn").read_text().strip()
+    stop = threading.Event()
+    done = {"app": 0, "app_ro": 0}
+
+    def work(database: str, statement: str) -> None:
+        connection = psycopg2.connect(dsn, dbname=database, connect_timeout=5)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            while not stop.wait(0.05):
+                cursor.execute(statement)
+                done[database] += 1
+
+    with ThreadPoolExecutor() as clients:
+        working = [
+            clients.submit(work, "app", "UPDATE events SET event_type = event_type"),
+            clients.submit(work, "app_ro", "SELECT count(*) FROM events"),
+        ]
+        try:
+            cluster.play("site", "--limit", limit, "-e", variables).succeeded()
+        finally:
+            stop.set()
+    for client in working:
+        client.result()  # raises what ended it
+    assert min(done.values()) > 100, done
 
 
 def secrets(cluster: Machines) -> dict[str, str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,18 @@ def test_only_who_has_the_lease_decides_transactions_in_doubt(scripts: Scripts, 
     if leads:
         assert called[1].startswith("psql ")
         # Asked once more by psql itself: it runs what is between backquotes
-        asked = called[2].removeprefix("\\set leads `").removesuffix(" && echo on || echo off`")
-        assert asked == called[0] and called[3] == "\\if :leads" and "recover_prepared_transactions()" in called[4]
+        asked = called[3].removeprefix("\\set leads `").removesuffix(" && echo on || echo off`")
+        assert asked == called[0] and called[4] == "\\if :leads" and "recover_prepared_transactions()" in called[5]
+        # Not by one that was frozen in between: the moment is chosen before the question, and is soon
+        moment = subprocess.run(
+            called[2].removeprefix("\\set until `").removesuffix("`"),
+            shell=True,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert 0 < datetime.fromisoformat(moment.stdout.strip() + ":00").timestamp() - time.time() < 5
+        assert called[5].endswith(" WHERE clock_timestamp() < :'until';")
     else:
         assert len(called) == 1
 
