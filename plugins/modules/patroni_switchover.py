@@ -29,13 +29,13 @@ attributes:
 options:
   part:
     description:
-      - V(leader) hands the leadership over. With O(socket_dir) it must run on the node that the poolers lead to, and
+      - V(server) hands the leadership over. With O(socket_dir) it must run on the node that the poolers lead to, and
         a second switchover is kept away; without it only Patroni is spoken to.
       - V(pooler) holds the clients of the PgBouncer on this node until O(leader) leads no longer. Must run as
         PgBouncer's user.
     type: str
-    choices: [leader, pooler]
-    default: leader
+    choices: [server, pooler]
+    default: server
   candidate:
     description: The member that is to lead. When not given, the first one that may take over as planned.
     type: str
@@ -52,7 +52,7 @@ options:
     default: 16777216
   wait_timeout:
     description:
-      - V(leader), seconds to wait afterwards until the group is complete again.
+      - V(server), seconds to wait afterwards until the group is complete again.
       - V(pooler), seconds after which clients go on in any case, O(drain_timeout) included.
     type: int
     default: 60
@@ -87,7 +87,7 @@ EXAMPLES = r"""
 - name: Switch over without an error, on coordinator-1 and pgbouncer-1 at the same time
   citus_ha.cluster.patroni_switchover:
     url: https://coordinator-1:8008
-    part: "{{ 'leader' if inventory_hostname == plan.leader else 'pooler' }}"
+    part: "{{ 'server' if inventory_hostname == plan.leader else 'pooler' }}"
     leader: "{{ plan.leader }}"
     socket_dir: "{{ '/run/postgresql' if inventory_hostname == plan.leader else '/run/pgbouncer' }}"
     socket_port: "{{ 5432 if inventory_hostname == plan.leader else 6432 }}"
@@ -110,7 +110,7 @@ new_leader:
   type: str
   sample: coordinator-2
 seconds:
-  description: V(leader), from the order to Patroni to a complete group. V(pooler), how long clients were held.
+  description: V(server), from the order to Patroni to a complete group. V(pooler), how long clients were held.
   returned: when something was done
   type: float
   sample: 1.4
@@ -272,7 +272,7 @@ def _accepts_writes(api: _patroni.Client) -> bool | None:
 
 def work(module: AnsibleModule) -> dict[str, Any]:
     """One of the two halves."""
-    return {"leader": lead, "pooler": hold}[module.params["part"]](module)
+    return {"server": lead, "pooler": hold}[module.params["part"]](module)
 
 
 def main() -> None:
@@ -281,7 +281,7 @@ def main() -> None:
         argument_spec={
             **_held.held_argument_spec(),
             **_patroni.patroni_argument_spec(),
-            "part": {"type": "str", "choices": ["leader", "pooler"], "default": "leader"},
+            "part": {"type": "str", "choices": ["server", "pooler"], "default": "server"},
             "candidate": {"type": "str"},
             "force": {"type": "bool", "default": False},
             "max_lag": {"type": "int", "default": 16777216},

@@ -216,7 +216,7 @@ def test_a_pooler_two_etcd_members_and_a_server_of_each_group_may_be_lost(large:
     lost = [host(name) for name in ("door-1", "registry-a", "registry-c", "north-1", "east-1", "south-1")]
     for name in lost:
         large.docker.containers.get(name).kill()
-    eventually(lambda: large.query("SELECT count(*) FROM events") == [(6,)], timeout=120)
+    eventually(lambda: len(large.query("UPDATE events SET event_type = event_type RETURNING 1")) == 6, timeout=120)
     for name in lost:
         large.docker.containers.get(name).start()
     eventually(lambda: large.play("verify").code == 0, timeout=240)

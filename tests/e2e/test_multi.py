@@ -85,12 +85,13 @@ def test_a_lost_machine_takes_no_group_with_it(machines: list[Machine], inventor
     def answer() -> int:
         connection = psycopg2.connect(dsn, connect_timeout=5)
         try:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT count(*) FROM events")
-                return int(cursor.fetchone()[0])  # type: ignore[index]
+            with connection, connection.cursor() as cursor:
+                # In every group
+                cursor.execute("UPDATE events SET event_type = event_type")
+                return int(cursor.rowcount)
         finally:
             connection.close()
 
-    assert eventually(answer, timeout=120) == 6
+    assert eventually(answer, timeout=120) == 6, "all that was there, and may be written"
     lost.docker("start", *containers)
     eventually(lambda: run_playbook("verify", inventory).code == 0, timeout=240)

@@ -69,6 +69,7 @@ class Machines:
     def query(self, statement: str) -> list[tuple[Any, ...]]:
         """Rows of a statement of the application role, through the pooler."""
         connection = psycopg2.connect((self.inventory / ".secrets/app.dsn").read_text().strip(), connect_timeout=5)
+        connection.autocommit = True
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement)

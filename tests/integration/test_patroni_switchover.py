@@ -86,7 +86,7 @@ def test_a_forced_failover(group: PatroniGroup) -> None:
     group.wait()
 
 
-def test_nobody_who_could_take_over(group: PatroniGroup) -> None:
+def test_who_is_no_member_cannot_take_over(group: PatroniGroup) -> None:
     leader = group.leader()
     refused = call(group, candidate="three")
     assert refused["failed"] is True
