@@ -18,6 +18,9 @@ from nodes import DATA, Nodes
 Action = Callable[[Nodes, str], None]
 
 FILLER = "/var/lib/citus_ha/postgres/filler"
+WRITES = "SELECT NOT pg_is_in_recovery() OR EXISTS (SELECT FROM pg_stat_wal_receiver)"
+SEGMENTS = 100
+"""Of the WAL, more than a server keeps to use them again."""
 WAL_SEGMENT = 16
 """MiB that PostgreSQL may have given back meanwhile, after it found no room for more."""
 SMALL = 4 * 2**30
@@ -164,6 +167,14 @@ def fill_disk(nodes: Nodes, node: str) -> None:
     free = int(nodes.must(node, "sh", "-c", f"df --block-size=1M --output=avail {DATA} | tail -n 1"))
     if free > WAL_SEGMENT:
         raise DidNotHappen(f"{node} has {free} MiB free on the disk that was to be full")
+    # Old segments of the WAL are used again, and would last for a while.
+    leader = nodes.leader(nodes.group_of(node))
+    for _segment in range(SEGMENTS):
+        nodes.query(leader, "SELECT pg_switch_wal()")
+        if nodes.query(node, WRITES) != "t":
+            return
+        time.sleep(0.2)
+    raise DidNotHappen(f"{node} still writes to the disk that is full")
 
 
 def empty_disk(nodes: Nodes, node: str) -> None:

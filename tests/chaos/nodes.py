@@ -235,13 +235,14 @@ class Nodes:
                 speechless=[
                     name for name, said in answers(self._etcd_health, self.etcd).items() if '"true"' not in said
                 ],
-                in_doubt=answers(lambda name: self._query(name, IN_DOUBT), leaders),
+                in_doubt=answers(lambda name: self.query(name, IN_DOUBT), leaders),
             )
 
     def _etcd_health(self, node: str) -> str:
         return self._ask(node, "etcd_client", "health")
 
-    def _query(self, node: str, statement: str) -> str:
+    def query(self, node: str, statement: str) -> str:
+        """What the node's server says to its superuser; empty when it does not."""
         port = str(self.port(node, "postgres_port"))
         return self.inside(node, *PSQL, "-h", "/run/postgresql", "-p", port, "-U", "postgres", "-c", statement).strip()
 

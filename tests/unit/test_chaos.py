@@ -411,6 +411,7 @@ class Disks:
     def __init__(self, size: int, free: int = 0) -> None:
         self.size = size
         self.free = free
+        self.segments = 3
         self.told: list[str] = []
 
     def leader(self, group: str) -> str:
@@ -421,6 +422,13 @@ class Disks:
 
     def leadership(self, without: object = ()) -> dict[str, tuple[str, int]]:
         return {}
+
+    def group_of(self, _node: str) -> str:
+        return "worker1"
+
+    def query(self, _node: str, statement: str) -> str:
+        self.told.append(statement.split()[1])
+        return "t" if self.told.count("pg_switch_wal()") < self.segments else ""
 
     def inside(self, _node: str, *argv: str) -> str:
         self.told.append(argv[0])
@@ -468,7 +476,7 @@ def test_a_small_disk_is_filled_and_emptied(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(faults.time, "sleep", lambda _seconds: None)
     happened = faults.happen(nodes, "disk_full:worker", random.Random(1), 1, list)
     assert (happened.nodes, happened.problem) == (("w1",), "")
-    assert nodes.told[-2:] == ["dd", "rm"]
+    assert [word for word in nodes.told if word != "NOT"][-5:] == ["dd", *["pg_switch_wal()"] * 3, "rm"]
 
 
 def test_a_fault_that_did_not_happen_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,6 +485,9 @@ def test_a_fault_that_did_not_happen_is_a_problem(monkeypatch: pytest.MonkeyPatc
     happened = faults.happen(nodes, "disk_full:worker", random.Random(1), 1, list)
     assert happened.problem == "it did not happen: w1 has 70 MiB free on the disk that was to be full"
     assert nodes.told[-1] == "rm", "and is undone all the same"
+    nodes.free, nodes.segments = 0, 1000
+    happened = faults.happen(nodes, "disk_full:worker", random.Random(1), 1, list)
+    assert happened.problem == "it did not happen: w1 still writes to the disk that is full"
 
 
 class Processes:
