@@ -376,7 +376,7 @@ def test_what_changes_goes_through_in_batches_and_ends_at_the_first_failure(clus
 
 def test_the_operating_system_is_as_the_inventory_asks_and_as_it_was_when_it_does_not(cluster: Machines) -> None:
     """With a kernel parameter that these machines have for themselves, and a device that is no watchdog."""
-    parameter, machine = "net.ipv4.tcp_keepalive_probes", "worker1-2"
+    parameter, machine = "net.ipv4.tcp_keepalive_probes", standby(cluster, "worker1-1", "worker1-2")
     # In a container the kernel's parameters are read-only by themselves
     cluster.console(machine, "mount -o remount,rw /proc/sys && mknod /dev/watchdog c 1 3")
     system = {"os_sysctl": {parameter: 4}, "service_limits": {"nofile": 70000}, "postgres_watchdog": "automatic"}
@@ -401,6 +401,12 @@ def test_the_operating_system_is_as_the_inventory_asks_and_as_it_was_when_it_doe
     assert cluster.console(machine, "ls /etc/sysctl.d/90-citus_ha.conf", check=False) == ""
     assert cluster.console(machine, "systemctl show --property LimitNOFILE --value citus_ha") == "65536"
     assert cluster.play("site").succeeded().changed == {}
+
+
+def standby(cluster: Machines, *members: str) -> str:
+    """Who may restart without the others: whichever of a new group's members was there first leads it."""
+    recovers = "runuser -u postgres -- psql -h /run/postgresql -XAtc 'SELECT pg_is_in_recovery()'"
+    return next(name for name in members if cluster.console(name, recovers) == "t")
 
 
 def replaced_without_an_error(cluster: Machines, limit: str, variables: str) -> None:
