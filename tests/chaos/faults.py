@@ -107,22 +107,21 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Planned:
-    """A playbook, whose work must not be noticed. ``{group}`` stands for a group at the place that it is named with.
+    """A playbook, whose work must not be noticed. It is about a group at the place that it is named with, or about all.
 
     ``killed``: it dies with everything that it has started on the controller, once it holds the clients.
     """
 
     playbook: str
-    arguments: tuple[str, ...] = ()
     killed: bool = False
 
 
 PLANNED = {
-    "switchover:coordinator": Planned("switchover", ("-e", "group={group}")),
-    "switchover:worker": Planned("switchover", ("-e", "group={group}")),
+    "switchover:coordinator": Planned("switchover"),
+    "switchover:worker": Planned("switchover"),
     "restart": Planned("restart"),
-    "controller_killed:coordinator": Planned("switchover", ("-e", "group={group}"), killed=True),
-    "controller_killed:worker": Planned("switchover", ("-e", "group={group}"), killed=True),
+    "controller_killed:coordinator": Planned("switchover", killed=True),
+    "controller_killed:worker": Planned("switchover", killed=True),
 }
 QUICK = (
     "switchover:worker",
@@ -222,7 +221,7 @@ def happen(
         work = PLANNED[name]
         place = name.partition(":")[2]
         group = nodes.group_of(targets(nodes, place, chance)[0]) if place else "all"
-        arguments = [word.format(group=group) for word in work.arguments]
+        arguments = ["-e", f"group={group}"] if place else []
         hit = [group]
         try:
             code, output = nodes.play(work.playbook, *arguments, until=nodes.paused if work.killed else None)
