@@ -27,6 +27,9 @@ from ansible_collections.citus_ha.cluster.plugins.module_utils._errors import (
 from ansible_collections.citus_ha.cluster.plugins.module_utils._replica import Action, Step
 from ansible_collections.citus_ha.cluster.plugins.module_utils._wait import wait_for
 
+# A standby whose receiver ended before the last records were replayed looks at its log again after up to
+# wal_retrieve_retry_interval (5 s). With twice that it has.
+LAST_RECORDS_SECONDS = 10
 RATE = re.compile(r"[0-9]+(\.[0-9]+)?[kM]?")
 SLOT_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
@@ -281,7 +284,10 @@ class Replica:
         if not any("accepts connections" in item for item in lacking) and self.params["wait"]:
             try:
                 wait_for(
-                    self.unsafe, lambda seen: seen, min(5, self.params["wait_timeout"]), "Waiting for the last records"
+                    self.unsafe,
+                    lambda seen: seen,
+                    min(LAST_RECORDS_SECONDS, self.params["wait_timeout"]),
+                    "Waiting for the last records",
                 )
                 return
             except CitusHaError:

@@ -596,6 +596,9 @@ def test_stopped_and_started_the_data_is_kept(demo: Cluster) -> None:
     demo.play("start").succeeded()
     assert eventually(lambda: demo.query(ASK)) == EVENTS
     eventually(lambda: healthy(demo), timeout=120)
+    # A Patroni that has just started writes localhost, where Citus cannot reach its own server.
+    for node in ("coordinator-1", "coordinator-2", "worker1-1", "worker1-2"):
+        assert demo.psql(node, "SHOW citus.local_hostname") == "/run/postgresql"
 
 
 def test_destroy_leaves_nothing_behind(demo: Cluster) -> None:

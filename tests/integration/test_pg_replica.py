@@ -84,7 +84,7 @@ class Host:
         """Check, then apply: the same actions both times."""
         predicted = self.replica(primary, check=True, **options)
         applied = self.replica(primary, **options)
-        assert not applied.get("failed"), applied
+        assert not applied.get("failed"), applied["msg"]
         assert predicted["changed"] is applied["changed"] is True
         assert predicted["actions"] == applied["actions"]
         assert predicted["diff"] == applied["diff"]
@@ -185,7 +185,7 @@ def test_follows_a_new_primary_without_a_restart(hosts: dict[str, Host]) -> None
     two.follow("one")
     three.follow("one")
     write(one, "a")
-    eventually(lambda: rows(three) == ["a"])
+    eventually(lambda: rows(two) == rows(three) == ["a"])
     one.stop()
     promoted = two.changed("one", state="promoted")
     assert promoted["role"] == "primary"
