@@ -176,7 +176,7 @@ def test_they_have_the_same_files(rendered: dict[str, Rendered]) -> None:
 
 
 class Scripts:
-    """The scripts that Patroni runs on worker1-1, with programs of PostgreSQL that write down how they were called."""
+    """The scripts that Patroni runs on a server, with programs of PostgreSQL that write down how they were called."""
 
     def __init__(self, folder: Path, given: dict[str, Any]) -> None:
         self.folder = folder
@@ -205,7 +205,7 @@ class Scripts:
 
 @pytest.fixture
 def scripts(rendered: dict[str, Rendered], tmp_path: Path) -> Scripts:
-    """Those of a server."""
+    """Those of a worker."""
     return Scripts(tmp_path, rendered["docker"]["worker1-1"])
 
 
@@ -259,3 +259,16 @@ def test_a_promotion_is_answered_when_the_server_is_a_primary(scripts: Scripts) 
     assert scripts.run("pg_ctl", "reload") == (0, ["pg_ctl reload"])
     scripts.program("pg_ctl", "exit 3")
     assert scripts.run("pg_ctl", "promote") == (3, ["pg_ctl promote"])
+
+
+def test_a_coordinator_has_its_daemon_before_the_registry_is_changed(
+    rendered: dict[str, Rendered], tmp_path: Path
+) -> None:
+    scripts = Scripts(tmp_path, rendered["docker"]["coordinator-1"])
+    scripts.program("pg_controldata", 'echo "cluster state: in production"')
+    scripts.program("psql", f"cat >> {scripts.called}; exit 2")  # whatever becomes of it, the promotion has been one
+    code, called = scripts.run("pg_ctl", "promote")
+    assert code == 0 and [line.split()[0] for line in called[:3]] == ["pg_ctl", "pg_controldata", "psql"]
+    assert called[2].endswith(" --username=postgres --dbname=app")
+    assert any("Citus Maintenance Daemon" in line for line in called[3:])
+    assert scripts.run("pg_ctl", "reload") == (0, ["pg_ctl reload"])
